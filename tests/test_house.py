@@ -107,7 +107,7 @@ def test_site_has_every_page_and_no_dead_link(project):
     site = project / "_docs"
     dead = []
     for page in site.rglob("*.html"):
-        for link in re.findall(r'<a [^>]*?href="([^"#?:]+)["#?]', page.read_text()):
+        for link in re.findall(r'<(?:a|img) [^>]*?(?:href|src)="([^"#?:]+)["#?]', page.read_text()):
             if not (page.parent / unquote(link)).exists(): dead.append(f"{page.relative_to(site)}: {link}")
     assert not dead
     assert len([*site.rglob("*.html")]) >= len(NOTEBOOKS)

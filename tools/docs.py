@@ -37,6 +37,7 @@ def relink(stage, site):
         nb = json.loads(path.read_text())
         root = "../" * len(path.relative_to(stage).parent.parts)
         for cell in nb["cells"]:
+            if cell["cell_type"] == "raw": cell["source"] = re.sub(r"output-file: .*\n", "", "".join(cell["source"]))
             texts = [cell, *(o["data"] for o in cell.get("outputs", []) if "text/markdown" in o.get("data", {}))]
             for text in texts:
                 key = "source" if text is cell else "text/markdown"
