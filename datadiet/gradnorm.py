@@ -158,7 +158,7 @@ def grad_norms(
         ValueError: For input that does not fit, a BatchNorm in training mode, a loss that averages, or a result that
             is not finite. The message names the argument, the value and the remedy.
 
-    The expectation of this norm over independent trainings is GraNd in Paul et al., arXiv:2107.07075, definition 2.1.
+    The expectation of this norm over independent trainings is GraNd in Paul et al., arXiv:2107.07075.
     """
     _check_examples(images, labels)
     _check_batchnorm(model)
