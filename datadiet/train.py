@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim import lr_scheduler
 from tqdm import tqdm
 
-from .core import default_device, generator, num_threads, seeded
+from .core import default_device, generator, seeded
 from .data import Images, augment, check_logits, normalise, predict
 
 # %% ../nbs/api/30_train.ipynb #9add75e3
@@ -56,7 +56,7 @@ RECIPES: dict[str, Recipe] = dict(
     # CIFAR-10 on a CPU with make_model("resnet10", width=16): twelve epochs
     cpu=Recipe(steps=12 * 390, lr=0.2, score_epoch=2),
     # 8×8 digits with a small net: seconds
-    digits=Recipe(steps=600, batch_size=64, lr=0.1, pad=0, flip=False, score_epoch=3),
+    digits=Recipe(steps=600, batch_size=64, lr=0.05, milestones=(300, 500), pad=0, flip=False, score_epoch=4),
 )
 
 # %% ../nbs/api/30_train.ipynb #9755bb58
