@@ -83,7 +83,7 @@ _PER_EXAMPLE = ("images", "labels", "indices", "chosen", "changed")
 
 def _check_positions(idx: Tensor | np.ndarray | Sequence[int], n: int) -> Tensor:
     "Positions as an int64 tensor; ValueError unless they are whole numbers from 0 to n−1."
-    idx = torch.as_tensor(idx)
+    idx = idx if isinstance(idx, Tensor) else torch.as_tensor(np.ascontiguousarray(idx))      # torch cannot read order[::-1]
     if idx.dtype.is_floating_point or idx.dtype == torch.bool or idx.ndim != 1 or not len(idx):
         raise ValueError(f"idx is {idx.dtype} of shape {tuple(idx.shape)}: must be a non-empty list of whole numbers (of a mask, mask.nonzero().flatten())")
     if idx.min() < 0 or idx.max() >= n:

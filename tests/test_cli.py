@@ -1,0 +1,51 @@
+"""The command `datadiet` in a real process: results on stdout, mistakes as one sentence, never a traceback."""
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from conftest import ROOT
+
+QUICK = ["--model", "mlp", "--width", "8", "--recipe", "digits"]
+
+
+def datadiet(*args, cwd):
+    "Run the command; the package is the one beside the tests."
+    code = "import sys; from datadiet.cli import main; sys.argv[0] = 'datadiet'; main()"
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.run([sys.executable, "-c", code, *map(str, args)], cwd=cwd, text=True, capture_output=True, env=env)
+
+
+def test_from_a_data_set_to_a_curve(tmp_path):
+    done = datadiet("score", "digits", *QUICK, "--epoch", "1", "--runs", "2", "--out", "scores", cwd=tmp_path)
+    assert done.returncode == 0 and done.stdout.startswith("scores/digits_el2n.npz: Scores(el2n: 2 runs"), done.stderr
+    done = datadiet("prune", "scores/digits_el2n.npz", "--keep", "0.5", cwd=tmp_path)
+    assert done.stdout == "kept.npy: 718 of 1,437 examples kept (highest, el2n)\n"
+    assert len(np.load(tmp_path / "kept.npy")) == 718
+    done = datadiet("curve", "digits", "scores/digits_el2n.npz", *QUICK, "--keep", "0.5", "--seeds", "1", "--figure", "curve.png", cwd=tmp_path)
+    assert done.returncode == 0 and "| el2n" in done.stdout, done.stderr
+    assert {p.name for p in tmp_path.iterdir()} == {"scores", "kept.npy", "curve.csv", "curve.png", "curve.svg"}
+
+
+@pytest.mark.parametrize("args, says", [
+    (["score", "mnist-2d"], "name='mnist-2d': must be one of digits"),
+    (["score", "none.npz"], "none.npz does not exist"),
+    (["score", "torn.npz"], "torn.npz is not a readable .npz"),
+    (["score", "digits", "--recipe", "fastest"], "recipe='fastest': must be a Recipe or one of"),
+    (["score", "digits", *QUICK, "--epoch", "1", "--runs", "1", "--out", "torn.npz/folder"], "could not be written"),
+    (["prune", "torn.npz", "--keep", "0.5"], "torn.npz is not a readable file of scores"),
+])
+def test_a_mistake_is_one_sentence(args, says, tmp_path):
+    (tmp_path / "torn.npz").write_bytes(b"PK half a file")
+    done = datadiet(*args, cwd=tmp_path)
+    message = done.stderr.splitlines()[-1]
+    assert done.returncode == 1 and says in message and message.startswith("datadiet: "), done.stderr
+    assert "Traceback" not in done.stderr and done.stdout == ""
+    assert [p.name for p in tmp_path.iterdir()] == ["torn.npz"]
+
+
+def test_a_wrong_option_is_exit_code_2(tmp_path):
+    done = datadiet("prune", "x.npz", "--keep", "half", cwd=tmp_path)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
