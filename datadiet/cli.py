@@ -22,7 +22,7 @@ from .prune import keep_highest, keep_lowest, keep_random, keep_stratified, keep
 from .scores import Scores
 
 # %% ../nbs/api/90_cli.ipynb #1c0c762d
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, rich_markup_mode="markdown",
+app = typer.Typer(name="datadiet", add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, rich_markup_mode=None,
                   help="Which training examples matter? Score them early in training, keep the ones that count.")
 
 DataName = Annotated[str, typer.Argument(metavar="DATA", help="digits, fashion_mnist, cifar10, cifar100, cinic10, an .npz file or a folder of images.")]
@@ -44,21 +44,28 @@ def _version(wanted: bool) -> None:
 def _common(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False) -> None:
     pass
 
+def _make_folder(folder: Path) -> None:
+    "Make `folder` before hours of training go into what is to be written there; OSError in one sentence when that fails."
+    try: folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error: raise OSError(error.errno, f"the folder {folder} cannot be made ({error.strerror}): name another place with --out") from None
+
 def main() -> None:
     """The command `datadiet`: a mistake of the user, or of a disk, is one sentence on stderr and exit code 1."""
     try: app()
     except (ValueError, OSError, FloatingPointError) as error:
-        typer.secho(f"datadiet: {error}", fg="red", err=True)
+        said = error.strerror if isinstance(error, OSError) and error.strerror and not error.filename else error
+        typer.secho(f"datadiet: {said}", fg="red", err=True)
         raise SystemExit(1) from None
 
 # %% ../nbs/api/90_cli.ipynb #b2c58df9
-@app.command(epilog="Example: `datadiet score digits --model small_cnn --recipe digits --score el2n --score grand --out scores`")
+@app.command(epilog="Example: datadiet score digits --model small_cnn --recipe digits --score el2n --score grand --out scores")
 def score(data: DataName, score: Annotated[list[str], typer.Option(help="el2n, grand, forgetting, loss, …; may be given several times.")] = ["el2n"],
           model: Model = "resnet18", width: Width = None, recipe: RecipeName = "paper",
           epoch: Annotated[Optional[float], typer.Option(help="When to score, in epochs; default: the recipe's own.")] = None,
           runs: Annotated[int, typer.Option(help="Independent trainings to average over.")] = 10, seed: Seed = 0, root: Root = None,
           workers: Workers = None, out: Annotated[Path, typer.Option(help="Folder for DATA_SCORE.npz.")] = Path(".")) -> None:
     """Score every example of DATA by several short trainings, and write one .npz for each score."""
+    _make_folder(out)
     images = load(data, root=root)
     for name, s in score_dataset(images, model, recipe, score, epoch, runs, seed, width=width, workers=workers).items():
         path = out/f"{images.name}_{name}.npz"
@@ -75,7 +82,7 @@ class By(str, Enum):
     random = "random"
     stratified = "stratified"
 
-@app.command(epilog="Example: `datadiet prune scores/digits_el2n.npz --keep 0.5 --out kept.npy`")
+@app.command(epilog="Example: datadiet prune scores/digits_el2n.npz --keep 0.5 --out kept.npy")
 def prune(scores: Annotated[Path, typer.Argument(help="A file written by `datadiet score`.")],
           keep: Annotated[float, typer.Option(help="The fraction kept, above 0 and at most 1.")],
           by: Annotated[By, typer.Option(help="Which examples: the hardest, the easiest, a window of the ranking, any, or by coverage (CCS).")] = By.highest,
@@ -101,7 +108,7 @@ def _labels(scores: Scores, data: str, root: Path | None) -> np.ndarray:
     return images.labels.numpy()
 
 # %% ../nbs/api/90_cli.ipynb #cfec9a81
-@app.command(epilog="Example: `datadiet curve digits scores/digits_el2n.npz --model small_cnn --recipe digits --keep 0.5 --keep 0.2 --figure curve.png`")
+@app.command(epilog="Example: datadiet curve digits scores/digits_el2n.npz --model small_cnn --recipe digits --keep 0.5 --keep 0.2 --figure curve.png")
 def curve(data: DataName, scores: Annotated[list[Path], typer.Argument(help="Files written by `datadiet score` for DATA.")],
           keep: Annotated[list[float], typer.Option(help="A fraction kept; may be given several times.")] = [.7, .5, .3, .2, .1],
           model: Model = "resnet18", width: Width = None, recipe: RecipeName = "paper",
@@ -109,6 +116,7 @@ def curve(data: DataName, scores: Annotated[list[Path], typer.Argument(help="Fil
           out: Annotated[Path, typer.Option(help="A CSV file, one row a training.")] = Path("curve.csv"),
           figure: Annotated[Optional[Path], typer.Option(help="A .png file for the figure (an .svg is put beside it).")] = None) -> None:
     """Train on what the scores keep of DATA, on random subsets and on all of it: accuracy against the fraction kept."""
+    for path in (out, figure or out): _make_folder(path.parent)
     named = {s.name: s for s in map(Scores.load, scores)}
     table = prune_curve(load(data, root=root), load(data, "test", root), named, keep, model, recipe, seeds, width=width, workers=workers)
     write_table(table, out)

@@ -14,7 +14,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -91,7 +91,8 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
     except OSError as error:
         message = f"{path} could not be written ({error.strerror or error}): free some space or name another place"
         raise OSError(error.errno, message) from error
-    finally: part.unlink(missing_ok=True)
+    finally:
+        with suppress(OSError): part.unlink()
 
 # %% ../nbs/api/00_core.ipynb #d7912570
 def _sync_folder(folder: Path) -> None:

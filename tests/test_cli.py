@@ -34,7 +34,8 @@ def test_from_a_data_set_to_a_curve(tmp_path):
     (["score", "none.npz"], "none.npz does not exist"),
     (["score", "torn.npz"], "torn.npz is not a readable .npz"),
     (["score", "digits", "--recipe", "fastest"], "recipe='fastest': must be a Recipe or one of"),
-    (["score", "digits", *QUICK, "--epoch", "1", "--runs", "1", "--out", "torn.npz/folder"], "could not be written"),
+    (["score", "digits", *QUICK, "--out", "torn.npz/folder"], "the folder torn.npz/folder cannot be made"),
+    (["curve", "digits", "torn.npz", *QUICK, "--out", "torn.npz/curve.csv"], "the folder torn.npz cannot be made"),
     (["prune", "torn.npz", "--keep", "0.5"], "torn.npz is not a readable file of scores"),
 ])
 def test_a_mistake_is_one_sentence(args, says, tmp_path):
