@@ -27,23 +27,42 @@ import datadiet
 
 # %% ../nbs/api/00_core.ipynb #40be056b
 def derive_seed(seed: int, name: str) -> int:
-    """A seed for one named stream of randomness, derived from a run's `seed`.
+    """A seed for one named stream of randomness, derived from a run's seed.
 
-    The same pair always gives the same number (below 2**63), on every machine; different names
-    give streams that have nothing to do with each other.
+    Args:
+        seed: The run's seed, any whole number.
+        name: What the stream is for: "init", "order", …
+
+    Returns:
+        A whole number from 0 to 2⁶³ − 1: 63 bits of the SHA-256 of "seed/name". The same on every machine;
+        other names or seeds give streams that have nothing to do with this one.
     """
     digest = hashlib.sha256(f"{int(seed)}/{name}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 # %% ../nbs/api/00_core.ipynb #95e79ea5
 def generator(seed: int, name: str, device: str | torch.device = "cpu") -> torch.Generator:
-    """A torch generator on `device` for the stream `name` of the run `seed` (see `derive_seed`)."""
+    """A torch generator for one named stream of a run.
+
+    Args:
+        seed: The run's seed, any whole number.
+        name: What the stream is for (see `derive_seed`).
+        device: Where the generator lives; it serves tensors on that device only.
+
+    Returns:
+        A fresh generator at the beginning of the stream.
+    """
     return torch.Generator(device).manual_seed(derive_seed(seed, name))
 
 # %% ../nbs/api/00_core.ipynb #9998dddb
 @contextmanager
 def seeded(seed: int, name: str) -> Iterator[None]:
-    """Within the block torch's global generators run the stream `name` of `seed`; afterwards they are as before."""
+    """Within the block torch's global generators run one named stream; afterwards they are as before.
+
+    Args:
+        seed: The run's seed, any whole number.
+        name: What the stream is for (see `derive_seed`).
+    """
     with torch.random.fork_rng():
         torch.manual_seed(derive_seed(seed, name))
         yield
@@ -51,7 +70,11 @@ def seeded(seed: int, name: str) -> Iterator[None]:
 # %% ../nbs/api/00_core.ipynb #45de1326
 @contextmanager
 def num_threads(n: int) -> Iterator[None]:
-    """Within the block torch computes with `n` CPU threads; afterwards with as many as before."""
+    """Within the block torch computes with a fixed number of CPU threads; afterwards with as many as before.
+
+    Args:
+        n: Number of threads, at least 1.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(n)
     try: yield
@@ -65,7 +88,11 @@ def default_device() -> torch.device:
 # %% ../nbs/api/00_core.ipynb #f13af8ae
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[nn.Module]:
-    """Within the block all of `model` is in evaluation mode; afterwards each module is in the mode it had."""
+    """Within the block all of a model is in evaluation mode; afterwards each module is in the mode it had.
+
+    Args:
+        model: Any module; the block gets it as the value of `with … as`.
+    """
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try: yield model
@@ -77,8 +104,13 @@ def eval_mode(model: nn.Module) -> Iterator[nn.Module]:
 def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
     """Yields a temporary path beside `path`; when the block ends well, what was written there becomes `path`.
 
-    When the block fails, `path` is as it was before and nothing is left behind. Missing folders are made.
-    Raises OSError with the path in its message when it cannot be written (a full disk, no permission).
+    When the block fails, `path` is as it was before and nothing is left behind.
+
+    Args:
+        path: The file to write. Missing folders are made.
+
+    Raises:
+        OSError: With the path in its message, when it cannot be written (a full disk, no permission).
     """
     path = Path(path)
     part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -104,7 +136,16 @@ def _sync_folder(folder: Path) -> None:
 
 # %% ../nbs/api/00_core.ipynb #c10d6d36
 def provenance(device: str | torch.device = "cpu") -> dict[str, str | int]:
-    """What a result should carry to be understood in a year: versions, commit, machine, threads, UTC time."""
+    """What a result should carry to be understood in a year.
+
+    Args:
+        device: Where the result was computed.
+
+    Returns:
+        By name: the versions of `datadiet`, `torch` and `python`; the `commit` of the checkout, with + when the
+        code was changed since ("" when installed); the `machine` (GPU, or processor and cores); the number of
+        `threads` torch computes with; the `date`, UTC, ISO 8601.
+    """
     return dict(datadiet=datadiet.__version__, torch=torch.__version__, python=platform.python_version(), commit=_commit(),
                 machine=_machine(torch.device(device)), threads=torch.get_num_threads(),
                 date=datetime.now(timezone.utc).isoformat(timespec="seconds"))
@@ -129,18 +170,34 @@ def _machine(device: torch.device) -> str:
 def _processor() -> str:
     "The processor's name as the system tells it."
     if sys.platform == "linux":
-        names = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
         if names: return names[0]
     return platform.processor() or platform.machine()
 
 # %% ../nbs/api/00_core.ipynb #eded4b59
 def write_table(table: pd.DataFrame, path: str | os.PathLike) -> None:
-    """Write `table` as CSV without its index, whole or not at all (see `atomic_write`)."""
+    """Write a table as CSV without its index, whole or not at all.
+
+    Args:
+        table: Any table.
+        path: The file to write. Missing folders are made.
+
+    Raises:
+        OSError: As for `atomic_write`.
+    """
     with atomic_write(path) as part: table.to_csv(part, index=False)
 
 # %% ../nbs/api/00_core.ipynb #588181f0
 def array_hash(array: np.ndarray | torch.Tensor) -> str:
-    """A short hash (16 hex digits of SHA-256) of an array's shape, dtype and content, the same on every machine."""
+    """A short hash of an array's dtype, shape and content, the same on every machine.
+
+    Args:
+        array: Any shape and any dtype that numpy knows, on any device.
+
+    Returns:
+        The first 16 hexadecimal digits of a SHA-256.
+    """
     array = np.ascontiguousarray(torch.as_tensor(array).cpu().numpy())
     digest = hashlib.sha256(f"{array.dtype.name}{array.shape}".encode())
     digest.update(array.data if array.size else b"")
@@ -148,7 +205,18 @@ def array_hash(array: np.ndarray | torch.Tensor) -> str:
 
 # %% ../nbs/api/00_core.ipynb #c4c53dea
 def check_fraction(value: float, name: str = "fraction") -> float:
-    """`value` as a float in (0, 1]; else ValueError naming the argument, the value and what is allowed."""
+    """A fraction, if it is one.
+
+    Args:
+        value: A number in (0, 1].
+        name: What the caller calls it, for the message.
+
+    Returns:
+        `value` as a float.
+
+    Raises:
+        ValueError: For everything else, NaN and strings included.
+    """
     if not isinstance(value, (int, float, np.number)) or not 0 < value <= 1:
         raise ValueError(f"{name}={value!r}: must be a number above 0 and at most 1 (0.3 means 30 %)")
     return float(value)
