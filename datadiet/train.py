@@ -26,11 +26,20 @@ from .data import Images, augment, check_logits, normalise, predict
 class Recipe:
     """How a network is trained: stochastic gradient descent with Nesterov momentum for a fixed number of steps.
 
-    `steps`, `batch_size`: the training sees steps × batch_size examples, whatever the size of the data set.
-    `lr`: the (highest) learning rate. `milestones`: steps at which it drops to `gamma` times itself; when empty, it
-    rises over the first `warmup` share of the steps and falls to about 0 (one cycle). `weight_decay`: L2, on all parameters.
-    `pad`, `flip`: augmentation, see `augment`. `init`: the initialisation for `make_model`.
-    `score_epoch`: when scores are taken, in epochs of the full data set.
+    Args:
+        steps: Length of the training. It sees steps × batch_size examples, whatever the size of the data set.
+        batch_size: Examples a step.
+        lr: The learning rate, at its highest.
+        momentum: Of Nesterov's method; 0: plain gradient descent.
+        weight_decay: The coefficient λ of the L2 penalty λ/2·‖w‖², on all parameters.
+        milestones: Steps at which the rate drops to `gamma` times itself. When empty, it rises over the first
+            `warmup` share of the steps and falls to about 0 (one cycle).
+        gamma: The factor at each milestone.
+        warmup: The share of the steps in which the rate rises; without milestones only.
+        pad: Pixels of padding before the random crop, see `augment`; 0: no crop.
+        flip: Whether images are flipped at random, see `augment`.
+        init: The initialisation for `make_model`, "torch" or "lecun".
+        score_epoch: When scores are taken, in epochs of the full data set.
     """
     steps: int
     batch_size: int = 128
@@ -46,7 +55,15 @@ class Recipe:
     score_epoch: float = 2
 
     def steps_at(self, epoch: float, n: int) -> int:
-        "The step that ends `epoch` on a full data set of `n` examples (incomplete batches are dropped); at most `steps`."
+        """The step that ends an epoch.
+
+        Args:
+            epoch: In passes over the full data set, fractions allowed.
+            n: Number of examples in the full data set.
+
+        Returns:
+            round(epoch · ⌊n / batch_size⌋), since incomplete batches are dropped; at most `steps`.
+        """
         return min(round(epoch * (n // self.batch_size)), self.steps)
 
 # %% ../nbs/api/30_train.ipynb #2df7d1b0
@@ -61,49 +78,97 @@ RECIPES: dict[str, Recipe] = dict(
 
 # %% ../nbs/api/30_train.ipynb #9755bb58
 def make_optimizer(model: nn.Module, recipe: Recipe) -> tuple[torch.optim.Optimizer, lr_scheduler.LRScheduler]:
-    """The recipe's SGD (Nesterov) over all parameters of `model`, and its learning rate schedule, stepped once a training step."""
-    optimizer = torch.optim.SGD(model.parameters(), lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0, weight_decay=recipe.weight_decay)
+    """The optimizer and the learning rate schedule of a recipe.
+
+    Args:
+        model: All of its parameters are trained.
+        recipe: Where the numbers come from.
+
+    Returns:
+        SGD with Nesterov momentum, and a schedule that is to be stepped once a training step.
+    """
+    optimizer = torch.optim.SGD(model.parameters(), lr=recipe.lr, momentum=recipe.momentum,
+                                nesterov=recipe.momentum > 0, weight_decay=recipe.weight_decay)
     if recipe.milestones: return optimizer, lr_scheduler.MultiStepLR(optimizer, list(recipe.milestones), recipe.gamma)
-    return optimizer, lr_scheduler.OneCycleLR(optimizer, recipe.lr, total_steps=recipe.steps + 1, pct_start=recipe.warmup, cycle_momentum=False)
+    return optimizer, lr_scheduler.OneCycleLR(optimizer, recipe.lr, total_steps=recipe.steps + 1,
+                                              pct_start=recipe.warmup, cycle_momentum=False)
 
 # %% ../nbs/api/30_train.ipynb #f71c240e
 def training_order(n: int, batch_size: int, steps: int, rng: torch.Generator) -> Iterator[Tensor]:
-    """Yields `steps` batches of positions (int64, batch_size each): every pass a new permutation of 0…n−1, incomplete batches dropped.
+    """Yields which examples each step sees: every pass is a new permutation of 0…n−1, cut into whole batches.
 
-    Raises ValueError when n is smaller than a batch.
+    Args:
+        n: Number of examples.
+        batch_size: Examples a step; what is left at the end of a pass is dropped.
+        steps: Number of batches.
+        rng: A CPU generator, from which the permutations are drawn.
+
+    Returns:
+        An iterator over `steps` tensors of positions, int64, batch_size each.
+
+    Raises:
+        ValueError: For n below a batch, when the first batch is asked for.
     """
     if n < batch_size:
-        raise ValueError(f"train has {n} examples, fewer than batch_size={batch_size}: keep more examples or choose a recipe with smaller batches")
+        raise ValueError(f"train has {n} examples, fewer than batch_size={batch_size}: keep more examples "
+                         "or choose a recipe with smaller batches")
     for first in range(0, steps, n // batch_size):
         yield from torch.randperm(n, generator=rng)[:n // batch_size * batch_size].split(batch_size)[:steps - first]
 
 # %% ../nbs/api/30_train.ipynb #7f6bd01a
 @dataclass(frozen=True)
 class FitResult:
-    """`model`: the trained network. `snapshots`: step → state dict on the CPU. `history`: one row a step (step, loss, lr)."""
+    """What a training hands back.
+
+    Args:
+        model: The trained network, in evaluation mode, on the device where it was trained.
+        snapshots: The state dict, on the CPU, after each step that was asked for.
+        history: One row a step: step (from 1), loss (of the step's batch, before the update, in nats), lr.
+    """
     model: nn.Module
     snapshots: dict[int, dict[str, Tensor]] = field(repr=False)
     history: pd.DataFrame = field(repr=False)
 
+# %% ../nbs/api/30_train.ipynb #9c192102
 class Tracker(Protocol):
-    """Something that watches a training: `update` is called once a step with what that step saw.
+    "Something that watches a training: `fit` calls its `update` once a step."
 
-    `indices` int64 B: positions in the data set being trained on; `logits` B×K as the step itself computed them
-    (train mode, augmented, before the update); `labels` int64 B.
-    """
-    def update(self, indices: Tensor, logits: Tensor, labels: Tensor) -> None: ...
+    def update(self, indices: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Take note of one step.
+
+        Args:
+            indices: int64, B, positions in the data set being trained on.
+            logits: float, B×K, as the step itself computed them: train mode, augmented, before the update.
+            labels: int64, B.
+        """
 
 # %% ../nbs/api/30_train.ipynb #db42c669
 def fit(model: nn.Module, train: Images, recipe: Recipe, seed: int = 0, snapshots: Iterable[int] = (),
-        trackers: Iterable[Tracker] = (), until: int | None = None, device: str | torch.device | None = None, progress: bool = False) -> FitResult:
-    """Train `model` (in place) on `train` for `recipe.steps` steps; cross-entropy, the recipe's optimizer and augmentation.
+        trackers: Iterable[Tracker] = (), until: int | None = None, device: str | torch.device | None = None,
+        progress: bool = False) -> FitResult:
+    """Train a network with cross-entropy, the recipe's optimizer and its augmentation.
 
-    `seed`: of data order, augmentation and dropout; with the same number of CPU threads the same seed gives the same bits.
-    `snapshots`: steps after which the weights are kept (0: before the first). `trackers`: see `Tracker`.
-    `until`: stop after this step of the recipe, whose schedule stays that of the whole training (default: its end).
-    `device`: default the accelerator if there is one; the model is moved there.
-    Raises ValueError for a set smaller than a batch, snapshots or `until` outside the training, or a model that does not fit the classes,
-    and FloatingPointError when the loss becomes NaN or infinite (checked once a pass).
+    Args:
+        model: Maps float32 images B×C×H×W to logits B×K. It is trained in place and moved to `device`.
+        train: The data set, with K classes and at least one batch of examples.
+        recipe: What a training depends on beside network, data and seed.
+        seed: Of data order, augmentation and dropout. On a CPU with the same number of threads the same seed gives
+            the same bits. The initial weights are the caller's.
+        snapshots: Steps after which the weights are kept, from 0 (before the first) to the last.
+        trackers: Watchers, see `Tracker`.
+        until: Stop after this step of the recipe, from 1; the schedule stays that of the whole training. None: its end.
+        device: Where to train; None: `default_device()`.
+        progress: Whether to show a bar.
+
+    Returns:
+        The network after the last step, the snapshots and the history.
+
+    Raises:
+        ValueError: For a set smaller than a batch, snapshots or `until` outside the training, or a model that does not
+            fit the classes.
+        FloatingPointError: When the loss becomes NaN or infinite (checked once a pass).
+
+    The paper's protocol, arXiv:2107.07075, is `RECIPES["paper"]`.
     """
     last = recipe.steps if until is None else until
     wanted, device = _check_steps(snapshots, last, recipe), torch.device(device or default_device())
@@ -145,9 +210,22 @@ def _snapshot(model: nn.Module) -> dict[str, Tensor]:
 
 def _check_loss(loss: Tensor, step: int) -> None:
     "FloatingPointError when the loss is not finite."
-    if not math.isfinite(loss.item()): raise FloatingPointError(f"the loss is {loss.item()} at step {step}: train with a lower learning rate")
+    if not math.isfinite(loss.item()):
+        raise FloatingPointError(f"the loss is {loss.item()} at step {step}: train with a lower learning rate")
 
 # %% ../nbs/api/30_train.ipynb #17c92b40
 def evaluate(model: nn.Module, data: Images, batch_size: int = 512) -> float:
-    """The share of `data` that `model` classifies correctly (0 to 1), in evaluation mode; the model is left as found."""
+    """The accuracy of a network, in evaluation mode.
+
+    Args:
+        model: Maps float32 images B×C×H×W to logits B×K. It runs where its parameters are and is left as found.
+        data: The data set, with K classes.
+        batch_size: Examples a forward pass, at least 1; it does not change the result.
+
+    Returns:
+        The share of the examples that are classified correctly, from 0 to 1.
+
+    Raises:
+        ValueError: As for `predict`.
+    """
     return (predict(model, data, batch_size).argmax(1) == data.labels.cpu()).float().mean().item()
