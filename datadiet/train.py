@@ -99,19 +99,20 @@ def training_order(n: int, batch_size: int, steps: int, seed: int, start: int = 
 
     Args:
         n: Number of examples.
-        batch_size: Examples a step.
+        batch_size: Examples a step; what is left at the end of a pass is dropped.
         steps: The last step.
         seed: The run's seed.
-        start: The step after which to begin.
+        start: The step after which to begin; 0: with the first.
 
     Returns:
-        An iterator over int64 tensors of `batch_size` positions.
+        An iterator over steps − start tensors of positions, int64, batch_size each.
 
     Raises:
-        ValueError: When n is smaller than a batch.
+        ValueError: For n below a batch, when the first batch is asked for.
     """
     if n < batch_size:
-        raise ValueError(f"train has {n} examples, fewer than batch_size={batch_size}: keep more examples or choose a recipe with smaller batches")
+        raise ValueError(f"train has {n} examples, fewer than batch_size={batch_size}: keep more examples "
+                         "or choose a recipe with smaller batches")
     per_pass = n // batch_size
     for k in range(start // per_pass, -(-steps // per_pass)):
         batches = torch.randperm(n, generator=generator(seed, f"order of pass {k}"))[:per_pass * batch_size].split(batch_size)
@@ -149,20 +150,21 @@ class Training:
     """A training that can be stopped after any step, saved, and resumed; `fit` runs one from beginning to end.
 
     Args:
-        model: The network; it is trained in place and moved to `device`.
-        train: What to train on.
-        recipe: How.
+        model: Maps float32 images B×C×H×W to logits B×K. It is trained in place and moved to `device`.
+        train: The data set, with K classes and at least one batch of examples.
+        recipe: What a training depends on beside network, data and seed.
         seed: Of data order, augmentation and dropout.
-        trackers: See `Tracker`.
-        device: By default the accelerator if there is one.
+        trackers: Watchers, see `Tracker`. To be saved, they need `state_dict` and `load_state_dict` as well.
+        device: Where to train; None: `default_device()`.
 
     Raises:
-        ValueError: When `train` is smaller than a batch.
+        ValueError: For a set smaller than a batch.
     """
     def __init__(self, model: nn.Module, train: Images, recipe: Recipe, seed: int = 0, trackers: Iterable[Tracker] = (),
                  device: str | torch.device | None = None):
         self.device = torch.device(device or default_device())
-        self.model, self.data, self.recipe, self.seed, self.trackers = model.to(self.device), train.to(self.device), recipe, seed, list(trackers)
+        self.model, self.data = model.to(self.device), train.to(self.device)
+        self.recipe, self.seed, self.trackers = recipe, seed, list(trackers)
         next(training_order(len(train), recipe.batch_size, 1, seed))                # too few examples? better now
         self.optimizer, self.schedule = make_optimizer(model, recipe)
         self.draws = generator(seed, "augmentation")
@@ -170,7 +172,15 @@ class Training:
         self.step, self.losses, self.rates = 0, [], []
 
     def run(self, until: int) -> None:
-        "Train up to and including step `until`. FloatingPointError when the loss becomes NaN or infinite (checked once a pass, and at the end)."
+        """Train up to and including a step.
+
+        Args:
+            until: The step, counted from the beginning of the training. One that is already past changes nothing.
+
+        Raises:
+            ValueError: For a model that does not fit the classes.
+            FloatingPointError: When the loss becomes NaN or infinite (checked once a pass, and at the end).
+        """
         steps = training_order(len(self.data), self.recipe.batch_size, until, self.seed, self.step)
         with torch.random.fork_rng():
             _set_rng_state(self.rng, self.device)
@@ -197,21 +207,30 @@ class Training:
     def _check_loss(self) -> None:
         "FloatingPointError when the loss is not finite."
         loss = self.losses[-1].item()
-        if not math.isfinite(loss): raise FloatingPointError(f"the loss is {loss} at step {self.step}: train with a lower learning rate")
+        if not math.isfinite(loss):
+            raise FloatingPointError(f"the loss is {loss} at step {self.step}: train with a lower learning rate")
 
     def history(self) -> pd.DataFrame:
-        "One row a step so far: step, loss, lr."
+        "One row a step so far: step (from 1), loss (of the step's batch, before the update, in nats), lr."
         losses = torch.stack(self.losses).cpu().numpy() if self.losses else []
         return pd.DataFrame(dict(step=range(1, self.step + 1), loss=losses, lr=self.rates))
 
     def state_dict(self) -> dict:
         "All that the next steps depend on, and the history so far: tensors and plain numbers."
-        return dict(step=self.step, model=self.model.state_dict(), optimizer=self.optimizer.state_dict(), schedule=self.schedule.state_dict(),
-                    draws=self.draws.get_state(), rng=self.rng, trackers=[tracker.state_dict() for tracker in self.trackers],
+        return dict(step=self.step, model=self.model.state_dict(), optimizer=self.optimizer.state_dict(),
+                    schedule=self.schedule.state_dict(), draws=self.draws.get_state(), rng=self.rng,
+                    trackers=[tracker.state_dict() for tracker in self.trackers],
                     losses=torch.stack(self.losses).cpu() if self.losses else torch.empty(0), rates=self.rates)
 
     def load_state_dict(self, state: dict) -> None:
-        "Go on from where `state_dict` was taken, in a training that was made with the same arguments."
+        """Go on from where a state was taken.
+
+        Args:
+            state: What `state_dict` gave, in a training that was made with the same arguments.
+
+        Raises:
+            ValueError: For another number of trackers.
+        """
         self.step, self.rng, self.rates = state["step"], state["rng"], list(state["rates"])
         for part in ("model", "optimizer", "schedule"): getattr(self, part).load_state_dict(state[part])
         for tracker, saved in zip(self.trackers, state["trackers"], strict=True): tracker.load_state_dict(saved)
@@ -232,26 +251,29 @@ def _set_rng_state(state: dict[str, Tensor], device: torch.device) -> None:
 def fit(model: nn.Module, train: Images, recipe: Recipe, seed: int = 0, snapshots: Iterable[int] = (),
         trackers: Iterable[Tracker] = (), until: int | None = None, device: str | torch.device | None = None,
         progress: bool = False) -> FitResult:
-    """Train `model` (in place) on `train` for the recipe's number of steps, with cross-entropy.
+    """Train a network with cross-entropy, the recipe's optimizer and its augmentation.
 
     Args:
-        model: A network that gives one logit a class; it is moved to `device`.
-        train: What to train on; at least one batch.
-        recipe: Steps, optimizer, schedule, augmentation.
-        seed: Of data order, augmentation and dropout. The same seed gives the same bits, with the same number of CPU threads.
-        snapshots: Steps after which the weights are kept (0: before the first).
-        trackers: See `Tracker`.
-        until: Stop after this step of the recipe, whose schedule stays that of the whole training. None: its end.
-        device: By default the accelerator if there is one.
-        progress: Show a bar.
+        model: Maps float32 images B×C×H×W to logits B×K. It is trained in place and moved to `device`.
+        train: The data set, with K classes and at least one batch of examples.
+        recipe: What a training depends on beside network, data and seed.
+        seed: Of data order, augmentation and dropout. On a CPU with the same number of threads the same seed gives
+            the same bits. The initial weights are the caller's.
+        snapshots: Steps after which the weights are kept, from 0 (before the first) to the last.
+        trackers: Watchers, see `Tracker`.
+        until: Stop after this step of the recipe, from 1; the schedule stays that of the whole training. None: its end.
+        device: Where to train; None: `default_device()`.
+        progress: Whether to show a bar.
 
     Returns:
-        The trained model (in evaluation mode), the snapshots and the history.
+        The network after the last step, the snapshots and the history.
 
     Raises:
         ValueError: For a set smaller than a batch, snapshots or `until` outside the training, or a model that does not
             fit the classes.
         FloatingPointError: When the loss becomes NaN or infinite (checked once a pass).
+
+    The paper's protocol, arXiv:2107.07075, is `RECIPES["paper"]`.
     """
     last = recipe.steps if until is None else until
     wanted, taken = _check_steps(snapshots, last, recipe), {}
