@@ -34,9 +34,11 @@ def _check(logits: Tensor, labels: Tensor) -> None:
         raise ValueError(f"logits have the shape {tuple(logits.shape)} and labels {tuple(labels.shape)}: must be N×K and N")
     if labels.dtype != torch.int64: raise ValueError(f"labels are {labels.dtype}: must be int64")
     if len(labels) and not 0 <= labels.min() <= labels.max() < logits.shape[1]:
-        raise ValueError(f"labels reach from {labels.min()} to {labels.max()}: must be from 0 to {logits.shape[1] - 1}, a column of the logits")
+        raise ValueError(f"labels reach from {labels.min()} to {labels.max()}: must be from 0 to {logits.shape[1] - 1}, "
+                         "a column of the logits")
     if not logits.isfinite().all():
-        raise ValueError(f"logits are NaN or infinite, first for example {(~logits.isfinite().all(1)).nonzero()[0].item()}: no score can be had from them")
+        first = (~logits.isfinite().all(1)).nonzero()[0].item()
+        raise ValueError(f"logits are NaN or infinite, first for example {first}: no score can be had from them")
 
 def _wrong_probs(logits: Tensor, labels: Tensor) -> Tensor:
     "The probabilities N×K with 0 in the place of the label: what the network spends on wrong classes."
@@ -45,60 +47,146 @@ def _wrong_probs(logits: Tensor, labels: Tensor) -> Tensor:
 
 # %% ../nbs/api/40_scores.ipynb #fc655ca3
 def el2n(logits: Tensor, labels: Tensor) -> Tensor:
-    """EL2N of each example, ‖softmax(logits) − onehot(labels)‖₂, from 0 (sure and right) to √2 (sure and wrong).
+    """EL2N of each example: ‖softmax(logits) − onehot(labels)‖₂, not squared.
 
-    `logits`: float N×K. `labels`: int64 N. Returns N values of the logits' dtype. Not squared. Paul et al. 2021, Definition 3.
-    Raises ValueError for shapes that do not fit, labels outside the columns, NaN or inf.
+    Args:
+        logits: float, N×K, finite.
+        labels: int64, N, class numbers from 0 to K−1.
+
+    Returns:
+        N values of the logits' dtype, from 0 (sure and right) to √2 (sure and wrong).
+
+    Raises:
+        ValueError: For shapes that do not fit, labels of another dtype or outside the columns, NaN or inf.
+
+    The expectation over independent trainings is the EL2N score of Paul, Ganguli and Dziugaite, arXiv:2107.07075.
     """
     wrong = _wrong_probs(logits, labels)
     return (wrong.square().sum(1) + wrong.sum(1).square()).sqrt()
 
 # %% ../nbs/api/40_scores.ipynb #66736ecb
 def l1_error(logits: Tensor, labels: Tensor) -> Tensor:
-    """The L1 error ‖softmax(logits) − onehot(labels)‖₁ = 2(1 − p_y), N values from 0 to 2; arguments and errors as in `el2n`."""
+    """The L1 error of each example, ‖softmax(logits) − onehot(labels)‖₁ = 2(1 − p_y).
+
+    Args:
+        logits: float, N×K, finite.
+        labels: int64, N, class numbers from 0 to K−1.
+
+    Returns:
+        N values of the logits' dtype, from 0 (sure and right) to 2 (sure and wrong).
+
+    Raises:
+        ValueError: As for `el2n`.
+    """
     return 2 * _wrong_probs(logits, labels).sum(1)
 
+# %% ../nbs/api/40_scores.ipynb #a7d13960
 def max_margin(logits: Tensor, labels: Tensor) -> Tensor:
-    """The highest wrong probability minus the label's, N values from −1 to 1 (hard); arguments and errors as in `el2n`."""
+    """The highest wrong probability minus the label's, max over k ≠ y of p_k, minus p_y.
+
+    Args:
+        logits: float, N×K, finite.
+        labels: int64, N, class numbers from 0 to K−1.
+
+    Returns:
+        N values of the logits' dtype, from −1 (sure and right) to 1 (sure and wrong).
+
+    Raises:
+        ValueError: As for `el2n`.
+    """
     wrong = _wrong_probs(logits, labels)
     return wrong.amax(1) + wrong.sum(1) - 1
 
+# %% ../nbs/api/40_scores.ipynb #eb822f81
 def sum_margin(logits: Tensor, labels: Tensor) -> Tensor:
-    """Σ over the wrong classes k of (p_k − p_y) = 1 − K p_y, N values from 1 − K to 1 (hard); arguments and errors as in `el2n`."""
+    """The sum over the wrong classes k ≠ y of p_k − p_y, which is 1 − K·p_y.
+
+    Args:
+        logits: float, N×K, finite.
+        labels: int64, N, class numbers from 0 to K−1.
+
+    Returns:
+        N values of the logits' dtype, from 1 − K (sure and right) to 1 (sure and wrong).
+
+    Raises:
+        ValueError: As for `el2n`.
+    """
     wrong = _wrong_probs(logits, labels).sum(1)
     return 1 - logits.shape[1] * (1 - wrong)
 
+# %% ../nbs/api/40_scores.ipynb #cf6b98aa
 def cross_entropy_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """The cross-entropy −ln p_y in nats, N values from 0 up; arguments and errors as in `el2n`. Exact for sure networks too."""
+    """The cross-entropy of each example, −ln p_y, exact also where p_y is rounded to 1.
+
+    Args:
+        logits: float, N×K, finite.
+        labels: int64, N, class numbers from 0 to K−1.
+
+    Returns:
+        N values of the logits' dtype in nats, from 0 up.
+
+    Raises:
+        ValueError: As for `el2n`.
+    """
     _check(logits, labels)
     others = logits.scatter(1, labels[:, None], -torch.inf).logsumexp(1)
     return F.softplus(others - logits.gather(1, labels[:, None])[:, 0])
 
+# %% ../nbs/api/40_scores.ipynb #a5cb74fc
 def entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """The entropy −Σ p ln p of the prediction in nats, N values from 0 to ln K; the labels are checked, not used. Arguments as in `el2n`."""
+    """The entropy of each prediction, −Σ p_k ln p_k.
+
+    Args:
+        logits: float, N×K, finite.
+        labels: int64, N, class numbers from 0 to K−1; checked, not used.
+
+    Returns:
+        N values of the logits' dtype in nats, from 0 to ln K.
+
+    Raises:
+        ValueError: As for `el2n`.
+    """
     _check(logits, labels)
     return torch.special.entr(logits.softmax(1)).sum(1)
 
 # %% ../nbs/api/40_scores.ipynb #e2be8af8
 @dataclass(frozen=True)
 class Score:
-    """A score of examples by a network: its `name`, which end is `hardest`, and `logits`: its function of (logits, labels), or None for gradients."""
+    """A score that a network gives every example.
+
+    Args:
+        name: What it is called.
+        hardest: Which end is hard, "high" or "low".
+        logits: Its function of (logits N×K, labels N), or None when it needs gradients.
+    """
     name: str
     hardest: Literal["high", "low"]
     logits: Callable[[Tensor, Tensor], Tensor] | None = None
 
-_LOGIT_SCORES = dict(el2n=el2n, l1=l1_error, max_margin=max_margin, sum_margin=sum_margin, loss=cross_entropy_loss, entropy=entropy)
+_LOGIT_SCORES = dict(el2n=el2n, l1=l1_error, max_margin=max_margin, sum_margin=sum_margin,
+                     loss=cross_entropy_loss, entropy=entropy)
 SCORES: dict[str, Score] = {name: Score(name, "high", function) for name, function in _LOGIT_SCORES.items()}
 SCORES |= {name: Score(name, "high") for name in ("grand", "grand_last_layer")}
 
 # %% ../nbs/api/40_scores.ipynb #b0828190
 def score_model(model: nn.Module, data: Images, score: str | Sequence[str] = "el2n", batch_size: int = 256,
                 progress: bool = False) -> Tensor | dict[str, Tensor]:
-    """The score of every example of `data` by `model` as it is: float32 N on the CPU, in the order of `data`.
+    """Score every example by a network as it is, in evaluation mode and without augmentation.
 
-    `score`: a name in `SCORES`; for several names the result is a dict, and the forward pass is shared.
-    Evaluation mode, no augmentation; the model is left as found, and the batch size does not matter.
-    Raises ValueError for an unknown score, a model that does not fit the classes, NaN or inf.
+    Args:
+        model: Maps float32 images B×C×H×W to logits B×K. It runs where its parameters are and is left as found.
+        data: The data set, with K classes.
+        score: A name in `SCORES`, or several, which share the forward pass.
+        batch_size: Examples a pass, at least 1; it changes the memory, not the result.
+        progress: Whether scores from gradients show a bar.
+
+    Returns:
+        float32, N, on the CPU, in the order of `data`; for several names a dict of these.
+
+    Raises:
+        ValueError: For an unknown score, a model that does not fit the classes, NaN or inf.
+
+    EL2N and GraNd: arXiv:2107.07075.
     """
     names = [score] if isinstance(score, str) else list(score)
     unknown = [name for name in names if name not in SCORES]
@@ -117,16 +205,25 @@ def _gradient_score(model: nn.Module, data: Images, name: str, batch_size: int, 
     device = next(model.parameters()).device
     parameters = last_layer(model) if name == "grand_last_layer" else None
     steps = tqdm(batches(data, batch_size, device), name, -(-len(data) // batch_size), leave=False, disable=not progress)
-    with eval_mode(model): return torch.cat([grad_norms(model, x, y, parameters=parameters).float().cpu() for _, x, y in steps])
+    with eval_mode(model):
+        return torch.cat([grad_norms(model, x, y, parameters=parameters).float().cpu() for _, x, y in steps])
 
 # %% ../nbs/api/40_scores.ipynb #0f09b5ff
 @dataclass(frozen=True, eq=False, repr=False)
 class Scores:
-    """One score of every example by several runs. `values`: float32 runs×N, +inf allowed, in the order of the data set.
+    """One score of every example by several runs.
 
-    `name`: of the score. `fingerprint`, `images_hash`, `source`: of the data that it was computed from.
-    `hardest`: which end is hard, "high" or "low". `meta`: how it was made (model, recipe, step, seeds, provenance), for JSON.
-    Raises ValueError for values that are not runs×N for the data's N, or hold NaN.
+    Args:
+        values: float32, runs×N (or N: one run), in the order of the data set. Infinities are allowed.
+        name: Of the score.
+        fingerprint: Of the data set that it was computed from, see `Images`.
+        images_hash: Of its pixels; "": not known.
+        source: Where these came from.
+        hardest: Which end is hard, "high" or "low".
+        meta: How it was made (model, recipe, step, seeds, provenance), of what JSON can hold.
+
+    Raises:
+        ValueError: For values that are not runs×N for the data's N, for NaN, or an unknown direction.
     """
     values: np.ndarray
     name: str
@@ -140,41 +237,82 @@ class Scores:
         values = np.atleast_2d(np.asarray(self.values, dtype=np.float32))
         object.__setattr__(self, "values", values)
         n = self.fingerprint["n"]
-        if values.ndim != 2 or values.shape[1] != n: raise ValueError(f"values have the shape {values.shape}: must be runs×{n}, one column for each example of {self.fingerprint['name']}")
-        if np.isnan(values).any(): raise ValueError(f"values of {self.name} are NaN, first for example {np.isnan(values).any(0).argmax()}: a score that could not be computed must not be kept")
+        if values.ndim != 2 or values.shape[1] != n:
+            raise ValueError(f"values have the shape {values.shape}: must be runs×{n}, "
+                             f"one column for each example of {self.fingerprint['name']}")
+        if np.isnan(values).any():
+            raise ValueError(f"values of {self.name} are NaN, first for example {np.isnan(values).any(0).argmax()}: "
+                             "a score that could not be computed must not be kept")
         if self.hardest not in ("high", "low"): raise ValueError(f"hardest={self.hardest!r}: must be 'high' or 'low'")
 
     @classmethod
-    def of(cls, data: Images, values: np.ndarray | Tensor, name: str, hardest: Literal["high", "low"] = "high", **meta) -> "Scores":
-        "Scores of the examples of `data`: `values` runs×N (or N, one run) in its order; `meta` is kept with them."
+    def of(cls, data: Images, values: np.ndarray | Tensor, name: str, hardest: Literal["high", "low"] = "high",
+           **meta) -> "Scores":
+        """Scores of the examples of a data set.
+
+        Args:
+            data: The data set, whose fingerprint is kept with them.
+            values: runs×N (or N: one run), in the order of `data`.
+            name: Of the score.
+            hardest: Which end is hard, "high" or "low".
+            **meta: How it was made.
+
+        Returns:
+            The labelled scores.
+
+        Raises:
+            ValueError: As for `Scores`.
+        """
         return cls(np.asarray(values), name, data.fingerprint, data.images_hash, data.source, hardest, meta)
 
     def __len__(self) -> int: return self.values.shape[1]
 
-    def __repr__(self) -> str: return f"Scores({self.name}: {len(self.values)} runs × {len(self):,} examples of {self.fingerprint['name']}, {self.fingerprint['split']})"
+    def __repr__(self) -> str:
+        of = f"{self.fingerprint['name']}, {self.fingerprint['split']}"
+        return f"Scores({self.name}: {len(self.values)} runs × {len(self):,} examples of {of})"
 
     def mean(self) -> np.ndarray:
-        "Float32 N: the mean over runs; +inf where any run is infinite."
+        "float32, N: the mean over runs; infinite where one of them is."
         return self.values.mean(0)
 
     def n_finite(self) -> np.ndarray:
-        "int64 N: in how many runs the score is finite."
+        "int64, N: in how many runs the score is finite."
         return np.isfinite(self.values).sum(0)
 
     def std(self) -> np.ndarray:
-        "Float32 N: the standard deviation over the finite runs (n−1 in the denominator); NaN where fewer than two are finite."
+        "float32, N: the standard deviation over the finite runs (n − 1 in the denominator); NaN for fewer than two of them."
         return pd.DataFrame(self.values).replace([np.inf, -np.inf], np.nan).std().to_numpy()
 
     def reliability(self) -> float:
-        "The expected rank correlation between this mean and one from as many other runs (split halves, Spearman–Brown)."
+        """How similar the ranking would be with as many other runs.
+
+        Returns:
+            The expected Spearman correlation between this mean and theirs, at most 1: from split halves of the runs,
+            extrapolated by the Spearman–Brown formula.
+
+        Raises:
+            ValueError: For fewer than two runs.
+        """
         return _reliability(self.values)
 
     def check(self, data: Images) -> "Scores":
-        "These scores, if they belong to `data`; ValueError when its labels or length differ, a warning when only its pixels do."
+        """Refuse a data set that these scores were not made from. Only other pixels (a recompressed copy): a warning.
+
+        Args:
+            data: The data set that they are to be used with.
+
+        Returns:
+            These scores.
+
+        Raises:
+            ValueError: For labels, or their number, that differ.
+        """
         if (self.fingerprint["n"], self.fingerprint["labels"]) != (len(data), data.fingerprint["labels"]):
-            raise ValueError(f"these are scores of {self.fingerprint}, not of {data.fingerprint}: score this data set, or load the one (and its label noise) they were made from")
+            raise ValueError(f"these are scores of {self.fingerprint}, not of {data.fingerprint}: score this data set, "
+                             "or load the one (and its label noise) they were made from")
         if self.images_hash and self.images_hash != data.images_hash:
-            warnings.warn(f"these scores of {self.fingerprint['name']} come from other pixels (source: {self.source}) than the data (source: {data.source}), with the same labels", stacklevel=2)
+            warnings.warn(f"these scores of {self.fingerprint['name']} come from other pixels (source: {self.source}) "
+                          f"than the data (source: {data.source}), with the same labels", stacklevel=2)
         return self
 
     def to_frame(self) -> pd.DataFrame:
@@ -182,17 +320,40 @@ class Scores:
         return pd.DataFrame(dict(example=range(len(self)), mean=self.mean(), std=self.std(), n_finite=self.n_finite()))
 
     def save(self, path: str | os.PathLike) -> None:
-        "Write all of it as one .npz, whole or not at all; OSError when that fails."
-        about = dict(name=self.name, fingerprint=self.fingerprint, images_hash=self.images_hash, source=self.source, hardest=self.hardest, meta=self.meta)
-        with atomic_write(path) as part, open(part, "wb") as file: np.savez_compressed(file, values=self.values, about=json.dumps(about))
+        """Write all of it as one .npz, whole or not at all.
+
+        Args:
+            path: The file to write. Missing folders are made.
+
+        Raises:
+            OSError: As for `atomic_write`.
+        """
+        about = dict(name=self.name, fingerprint=self.fingerprint, images_hash=self.images_hash, source=self.source,
+                     hardest=self.hardest, meta=self.meta)
+        with atomic_write(path) as part, open(part, "wb") as file:
+            np.savez_compressed(file, values=self.values, about=json.dumps(about))
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Scores":
-        "Scores as `save` wrote them; FileNotFoundError, or ValueError when the file is damaged or something else."
-        if not Path(path).exists(): raise FileNotFoundError(f"{path} does not exist: name a file written by Scores.save or `datadiet score`")
+        """Scores as `save` wrote them.
+
+        Args:
+            path: The .npz.
+
+        Returns:
+            The same scores.
+
+        Raises:
+            FileNotFoundError: When there is no such file.
+            ValueError: When it is damaged or holds something else.
+        """
+        if not Path(path).exists():
+            raise FileNotFoundError(f"{path} does not exist: name a file written by Scores.save or `datadiet score`")
         try:
             with np.load(path) as file: return cls(values=file["values"], **json.loads(str(file["about"])))
-        except Exception as error: raise ValueError(f"{path} is not a readable file of scores ({type(error).__name__}: {error}): compute or copy it again") from error
+        except Exception as error:
+            raise ValueError(f"{path} is not a readable file of scores ({type(error).__name__}: {error}): "
+                             "compute or copy it again") from error
 
 # %% ../nbs/api/40_scores.ipynb #1b005ec6
 def _reliability(values: np.ndarray, splits: int = 50) -> float:
