@@ -37,8 +37,9 @@ def _build(model: str | Callable[[], nn.Module], width: int | None, data: Images
         return make_model(model, data.n_classes, data.images.shape[1], width, recipe.init)
 
 # %% ../nbs/api/80_diet.ipynb #f019da5c
-def _side_by_side(function: Callable, jobs: Sequence[tuple], device: torch.device, workers: int | None, desc: str, progress: bool) -> list:
-    "function(*job, device) for every job, in order of the jobs; on a CPU in `workers` processes (default: one a core) of one thread."
+def _side_by_side(function: Callable, jobs: Sequence[tuple], device: torch.device, workers: int | None, desc: str,
+                  progress: bool) -> list:
+    "function(*job, device) of every job, in order; on a CPU in `workers` processes (None: one a core) of one thread each."
     if workers is None: workers = joblib.cpu_count() if device.type == "cpu" else 1
     if workers < 1: raise ValueError(f"workers={workers}: must be at least 1")
     calls = (joblib.delayed(_one_thread)(function, job, device) for job in jobs)
@@ -50,13 +51,15 @@ def _one_thread(function: Callable, job: tuple, device: torch.device):
     with num_threads(1): return function(*job, device)
 
 # %% ../nbs/api/80_diet.ipynb #41144a32
-def _score_run(data: Images, model: str | Callable, width: int | None, recipe: Recipe, names: Sequence[str], step: int | None, seed: int, device: torch.device) -> dict[str, np.ndarray]:
+def _score_run(data: Images, model: str | Callable, width: int | None, recipe: Recipe, names: Sequence[str],
+               step: int | None, seed: int, device: torch.device) -> dict[str, np.ndarray]:
     "One run's scores by name. `step`: when to take them (None: the recipe's score_epoch, and the end for forgetting)."
     early = recipe.steps_at(recipe.score_epoch, len(data)) if step is None else step
     from_model = [name for name in names if name in SCORES]
     trackers = [Forgetting(len(data))] if "forgetting" in names else []
     until = recipe.steps if trackers and step is None else early
-    result = fit(_build(model, width, data, recipe, seed), data, recipe, seed, snapshots=(early,), trackers=trackers, until=until, device=device)
+    net = _build(model, width, data, recipe, seed)
+    result = fit(net, data, recipe, seed, snapshots=(early,), trackers=trackers, until=until, device=device)
     result.model.load_state_dict(result.snapshots[early])
     found = {name: values.numpy() for name, values in score_model(result.model, data, from_model).items()}
     return {name: trackers[0].scores() if name == "forgetting" else found[name] for name in names}
@@ -66,13 +69,30 @@ def score_dataset(data: Images, model: str | Callable[[], nn.Module] = "resnet18
                   score: str | Sequence[str] = "el2n", epoch: float | None = None, runs: int = 10, seed: int = 0, *,
                   width: int | None = None, device: str | torch.device | None = None, workers: int | None = None,
                   progress: bool = True) -> Scores | dict[str, Scores]:
-    """Score every example by `runs` independent trainings on `data`; the values of all runs, in the order of `data`.
+    """Score every example by several independent trainings.
 
-    `model`: a name for `make_model` (with `width`), or a function that builds a network. `recipe`: a name or a `Recipe`.
-    `score`: a name in `SCORES` or "forgetting"; several names share the trainings and give a dict. `epoch`: of the full
-    data set, when scores are taken (default: the recipe's `score_epoch`; for forgetting the end). `seed`: runs with other seeds
-    are other trainings. `workers`: processes on a CPU (default: one a core). `.meta["examples_seen"]` is the cost.
-    Raises ValueError for an unknown name, an epoch outside the training, data smaller than a batch.
+    Args:
+        data: What to train on and to score; at least one batch of examples.
+        model: A name for `make_model`, or a function without arguments that builds a network (called with torch's
+            global generator seeded, so that it need not seed anything).
+        recipe: A name in `RECIPES`, or a `Recipe`.
+        score: A name in `SCORES` or "forgetting"; several names share the trainings.
+        epoch: When scores are taken, in passes over `data`. None: at the recipe's `score_epoch`, forgetting at the end.
+        runs: Number of trainings, at least 1.
+        seed: Of all of this; another seed shares no training with it.
+        width: For a model given by name, see `make_model`.
+        device: Where to train and to score; None: `default_device()`.
+        workers: Trainings at once; None: on a CPU one a core, else one. Each has one CPU thread.
+        progress: Whether to show a bar.
+
+    Returns:
+        The values of all runs, runs×N, in the order of `data`; for several names a dict of these. `.meta` says how they
+        were made: model, width, recipe, seed, step, examples_seen (batch_size · step, over all runs) and provenance.
+
+    Raises:
+        ValueError: For an unknown name, an epoch outside the training, or data smaller than a batch.
+
+    The scores of arXiv:2107.07075 are means over ten such trainings.
     """
     recipe_, names = _recipe(recipe), [score] if isinstance(score, str) else list(score)
     step = _check_scoring(names, recipe_, epoch, runs, data)
@@ -82,7 +102,8 @@ def score_dataset(data: Images, model: str | Callable[[], nn.Module] = "resnet18
     about = dict(model=_name(model), width=width, recipe=_name(recipe), seed=seed, **provenance(device))
     scores = {}
     for name in names:
-        at = (recipe_.steps if name == "forgetting" else recipe_.steps_at(recipe_.score_epoch, len(data))) if step is None else step
+        at = step
+        if step is None: at = recipe_.steps if name == "forgetting" else recipe_.steps_at(recipe_.score_epoch, len(data))
         cost = runs * at * recipe_.batch_size
         scores[name] = Scores.of(data, np.stack([run[name] for run in done]), name, "high", step=at, examples_seen=cost, **about)
     return scores[score] if isinstance(score, str) else scores
@@ -94,7 +115,8 @@ def _check_scoring(names: Sequence[str], recipe: Recipe, epoch: float | None, ru
     for name in names:
         if name not in known: raise ValueError(f"score={name!r}: must be one of {', '.join(known)}")
     if runs < 1: raise ValueError(f"runs={runs}: must be at least 1")
-    if len(data) < recipe.batch_size: raise ValueError(f"data has {len(data)} examples, fewer than the recipe's batch_size={recipe.batch_size}")
+    if len(data) < recipe.batch_size:
+        raise ValueError(f"data has {len(data)} examples, fewer than the recipe's batch_size={recipe.batch_size}")
     if epoch is None: return None
     last = recipe.steps / (len(data) // recipe.batch_size)
     if not 0 < epoch <= last: raise ValueError(f"epoch={epoch}: must be above 0 and at most {last:g}, the end of the training")
@@ -102,21 +124,40 @@ def _check_scoring(names: Sequence[str], recipe: Recipe, epoch: float | None, ru
 
 def _name(thing: str | Recipe | Callable) -> str:
     "What to call a model or recipe in a table."
-    return thing if isinstance(thing, str) else "custom" if isinstance(thing, Recipe) else getattr(thing, "__name__", type(thing).__name__)
+    if isinstance(thing, str): return thing
+    return "custom" if isinstance(thing, Recipe) else getattr(thing, "__name__", type(thing).__name__)
 
 # %% ../nbs/api/80_diet.ipynb #f921a1ed
-def prune_curve(train: Images, test: Images, scores: Scores | Mapping[str, Scores], fractions: Iterable[float] = (.7, .5, .3, .2, .1),
+def prune_curve(train: Images, test: Images, scores: Scores | Mapping[str, Scores],
+                fractions: Iterable[float] = (.7, .5, .3, .2, .1),
                 model: str | Callable[[], nn.Module] = "resnet18", recipe: str | Recipe = "paper", seeds: int = 5, *,
                 lowest: Sequence[str] = (), width: int | None = None, device: str | torch.device | None = None,
                 workers: int | None = None, progress: bool = True) -> pd.DataFrame:
-    """Test accuracy after training on what each score keeps, for each of `fractions` (kept, in (0, 1]), `seeds` times.
+    """Test accuracy after training on what each score keeps, beside the full set and random subsets.
 
-    `scores`: of `train`, one or several by name; the hardest are kept. `lowest`: names whose easiest are kept as well.
-    The full set and random subsets are always there. Every training has the recipe's number of steps.
-    `model`, `recipe`, `width`, `device`, `workers`: as in `score_dataset`.
-    Returns one row a training: score ("full", "random", NAME, NAME_lowest), fraction, seed (0…), accuracy (0–1, last step,
-    on `test`), n_train, data, model, width, recipe, steps, and provenance.
-    Raises ValueError, before anything is trained, for scores of other data, fractions outside (0, 1], or subsets smaller than a batch.
+    Args:
+        train: What to prune and to train on.
+        test: What the accuracy is measured on, of the same classes.
+        scores: Of `train`, one or several by name; the hardest examples are kept.
+        fractions: The shares to keep, each in (0, 1].
+        model: A name for `make_model`, or a function without arguments that builds a network.
+        recipe: A name in `RECIPES`, or a `Recipe`. Every training has its number of steps, whatever is kept.
+        seeds: How often everything is repeated, at least once.
+        lowest: Names among `scores` whose easiest examples are kept as well.
+        width: For a model given by name, see `make_model`.
+        device: Where to train; None: `default_device()`.
+        workers: Trainings at once; None: on a CPU one a core, else one. Each has one CPU thread.
+        progress: Whether to show a bar.
+
+    Returns:
+        One row a training: score ("full", "random", NAME or NAME_lowest), fraction, seed (from 0), accuracy (0 to 1, on
+        `test`, after the last step), n_train (examples kept), data, model, width, recipe, steps, and provenance.
+
+    Raises:
+        ValueError: Before anything is trained, for scores of other data, fractions outside (0, 1], subsets smaller
+            than a batch, other classes in `test`, or a name in `lowest` that has no score.
+
+    Figure 1 of arXiv:2107.07075.
     """
     recipe_, device = _recipe(recipe), torch.device(device or default_device())
     scores = {scores.name: scores} if isinstance(scores, Scores) else dict(scores)
@@ -126,10 +167,12 @@ def prune_curve(train: Images, test: Images, scores: Scores | Mapping[str, Score
     accuracy = _side_by_side(_train_run, jobs, device, workers, f"training on subsets of {train.name}", progress)
     table = pd.DataFrame([(*key, acc, len(train) if idx is None else len(idx)) for (*key, idx), acc in zip(kept, accuracy)],
                          columns=["score", "fraction", "seed", "accuracy", "n_train"])
-    return table.assign(data=train.name, model=_name(model), width=width, recipe=_name(recipe), steps=recipe_.steps, **provenance(device))
+    return table.assign(data=train.name, model=_name(model), width=width, recipe=_name(recipe), steps=recipe_.steps,
+                        **provenance(device))
 
 # %% ../nbs/api/80_diet.ipynb #a898ad5e
-def _selections(scores: Mapping[str, Scores], fractions: Sequence[float], lowest: Sequence[str], n: int, seeds: int) -> Iterator[tuple]:
+def _selections(scores: Mapping[str, Scores], fractions: Sequence[float], lowest: Sequence[str], n: int,
+                seeds: int) -> Iterator[tuple]:
     "Yields (score, fraction, seed, kept indices; None for all) for every training of the curve."
     for seed in range(seeds):
         yield "full", 1.0, seed, None
@@ -138,34 +181,47 @@ def _selections(scores: Mapping[str, Scores], fractions: Sequence[float], lowest
             for name, s in scores.items(): yield name, fraction, seed, keep_highest(s, fraction, seed=seed)
             for name in lowest: yield f"{name}_lowest", fraction, seed, keep_lowest(scores[name], fraction, seed=seed)
 
-def _train_run(train: Images, test: Images, indices: np.ndarray | None, model: str | Callable, width: int | None, recipe: Recipe, seed: int, device: torch.device) -> float:
+def _train_run(train: Images, test: Images, indices: np.ndarray | None, model: str | Callable, width: int | None,
+               recipe: Recipe, seed: int, device: torch.device) -> float:
     "The test accuracy after the last step of a training on `indices`."
     seed = derive_seed(seed, "pruned training")
     kept = train if indices is None else train.subset(indices)
     return evaluate(fit(_build(model, width, train, recipe, seed), kept, recipe, seed, device=device).model, test)
 
-def _check_curve(train: Images, test: Images, scores: Mapping[str, Scores], fractions: Iterable[float], lowest: Sequence[str], recipe: Recipe, seeds: int) -> list[float]:
+def _check_curve(train: Images, test: Images, scores: Mapping[str, Scores], fractions: Iterable[float],
+                 lowest: Sequence[str], recipe: Recipe, seeds: int) -> list[float]:
     "The fractions as a list; ValueError for a curve that could not be finished."
     fractions = [check_fraction(f, "fractions") for f in fractions]
     for s in scores.values(): s.check(train)
     unknown = [name for name in lowest if name not in scores]
     if unknown: raise ValueError(f"lowest={unknown}: must be names of the scores given, {', '.join(scores)}")
-    if train.n_classes != test.n_classes: raise ValueError(f"train has {train.n_classes} classes and test {test.n_classes}: they must be of one data set")
+    if train.n_classes != test.n_classes:
+        raise ValueError(f"train has {train.n_classes} classes and test {test.n_classes}: they must be of one data set")
     if seeds < 1: raise ValueError(f"seeds={seeds}: must be at least 1")
     smallest = min([1, *fractions])
     if round(smallest * len(train)) < recipe.batch_size:
-        raise ValueError(f"fractions: {smallest:g} of {len(train)} examples is fewer than a batch of {recipe.batch_size}: keep more, or choose a recipe with smaller batches")
+        raise ValueError(f"fractions: {smallest:g} of {len(train)} examples is fewer than a batch of {recipe.batch_size}: "
+                         "keep more, or choose a recipe with smaller batches")
     return fractions
 
 # %% ../nbs/api/80_diet.ipynb #82b93e71
 def bill(scores: Mapping[str, Scores], recipe: str | Recipe, fraction: float) -> pd.DataFrame:
-    """What scoring cost and what keeping `fraction` saves, in examples seen (forward and backward).
+    """What scoring cost, and after how many trainings on a part of the data it has paid for itself.
 
-    One row a score: score, examples_seen while scoring, trainings (the same in units of one training by `recipe`),
-    saved (the share of a training that is saved if the kept part is trained for the same number of epochs),
-    and pays_off_after (so many trainings).
+    Args:
+        scores: By name, as `score_dataset` gives them.
+        recipe: Of the trainings on the kept part: a name in `RECIPES`, or a `Recipe`.
+        fraction: The share that is kept, in (0, 1].
+
+    Returns:
+        One row a score: score; examples_seen while the networks that scored were trained (forward and backward);
+        trainings (the same in units of one training by `recipe`); saved (the share of a training that is saved when
+        the kept part is trained for the same number of epochs); pays_off_after (so many trainings; inf for fraction 1).
+
+    Raises:
+        ValueError: For an unknown recipe or a fraction outside (0, 1].
     """
     recipe, saved = _recipe(recipe), 1 - check_fraction(fraction)
-    rows = [(name, s.meta["examples_seen"], s.meta["examples_seen"] / (recipe.steps * recipe.batch_size)) for name, s in scores.items()]
-    table = pd.DataFrame(rows, columns=["score", "examples_seen", "trainings"])
+    table = pd.DataFrame([(name, s.meta["examples_seen"]) for name, s in scores.items()], columns=["score", "examples_seen"])
+    table["trainings"] = table.examples_seen / (recipe.steps * recipe.batch_size)
     return table.assign(saved=saved, pays_off_after=table.trainings / saved if saved else np.inf)
