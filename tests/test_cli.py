@@ -1,5 +1,6 @@
 """The command `datadiet` in a real process: results on stdout, mistakes as one sentence, never a traceback."""
 import os
+import signal
 import subprocess
 import sys
 
@@ -45,6 +46,19 @@ def test_a_mistake_is_one_sentence(args, says, tmp_path):
     assert done.returncode == 1 and says in message and message.startswith("datadiet: "), done.stderr
     assert "Traceback" not in done.stderr and done.stdout == ""
     assert [p.name for p in tmp_path.iterdir()] == ["torn.npz"]
+
+
+def test_interrupted_it_says_so_and_goes_on(tmp_path):
+    command = ["score", "digits", "--model", "small_cnn", "--recipe", "digits", "--epoch", "20", "--runs", "4", "--store", "runs"]
+    code = "import sys; from datadiet.cli import main; sys.argv[0] = 'datadiet'; main()"
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    first = subprocess.Popen([sys.executable, "-c", code, *command], cwd=tmp_path, text=True, stderr=subprocess.PIPE, env=env, start_new_session=True)
+    while not list(tmp_path.glob("runs/unfinished/*.lock")): assert first.poll() is None
+    os.killpg(first.pid, signal.SIGINT)
+    said = first.communicate(timeout=60)[1]
+    assert first.returncode == 130 and "datadiet: interrupted; what is finished in the --store is kept" in said, said
+    done = datadiet(*command, cwd=tmp_path)
+    assert done.returncode == 0 and "4 runs" in done.stdout, done.stderr
 
 
 def test_a_wrong_option_is_exit_code_2(tmp_path):
