@@ -2,13 +2,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.installed
 QUICKSTART := nbs/guides/10_quickstart.ipynb
+BENCHMARKS := $(wildcard nbs/benchmarks/*.ipynb)
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help quickstart test docs lab
+.PHONY: help quickstart test docs lab bench bench-gpu
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-12s%s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s%s\n", $$1, $$2}' Makefile
 
 quickstart: $(READY)  ## score the digits, prune them, train again: the table and the figure, in minutes
 	$(BIN)/python tools/run_notebook.py --flags slow $(QUICKSTART)
@@ -28,8 +29,22 @@ lab: $(READY)  ## open JupyterLab, with the hooks that keep notebooks clean
 	$(BIN)/python -m ipykernel install --sys-prefix
 	$(BIN)/jupyter lab
 
+bench: .venv/.bench  ## measure speed and memory beside the other libraries, on one core: half an hour
+	$(BIN)/python tools/run_notebook.py --flags slow $(BENCHMARKS)
+	@echo
+	@echo 'the tables              nbs/results/bench_*.csv'
+
+bench-gpu: .venv/.bench  ## measure on a CUDA device: minutes
+	$(BIN)/python tools/run_notebook.py --flags gpu $(BENCHMARKS)
+	@echo
+	@echo 'the table               nbs/results/bench_gradnorm_gpu.csv'
+
 # .venv holds what these two files ask for: when one of them changes, pip installs what is missing
 $(READY): settings.ini setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -e '.[dev]'
+	touch $@
+
+.venv/.bench: $(READY)
+	$(BIN)/python -m pip install -e '.[bench]'
 	touch $@
