@@ -42,24 +42,36 @@ def _check_model(model: str | Callable[[], nn.Module], width: int | None, data: 
     with seeded(0, "check"): make_model(model, data.n_classes, data.images.shape[1], width)
 
 # %% ../nbs/api/80_diet.ipynb #f019da5c
-def _carry_out(plan: Sequence[RunSpec], read: Callable[[RunResult], object], store: str | os.PathLike | None, data: Sequence[Images],
-               model: str | Callable, device: torch.device, workers: int | None, progress: bool) -> list:
+def _carry_out(plan: Sequence[RunSpec], read: Callable[[RunResult], object], store: str | os.PathLike | None,
+               data: Sequence[Images], model: str | Callable, device: torch.device, workers: int | None, progress: bool) -> list:
     "read(result) of every run of the plan. FloatingPointError when one diverged."
     if workers is not None and workers < 1: raise ValueError(f"workers={workers}: must be at least 1")
     builders = {} if isinstance(model, str) else {_name(model): model}
     with tempfile.TemporaryDirectory() if store is None else nullcontext(store) as folder:
         results = run_all(plan, folder, data, workers=workers, devices=[str(device)], builders=builders, progress=progress)
         diverged = sum(run.provenance["status"] == "diverged" for run in results)
-        if diverged: raise FloatingPointError(f"{diverged} of {len(plan)} trainings diverged: the loss became NaN or infinite, use a lower learning rate")
+        if diverged:
+            raise FloatingPointError(f"{diverged} of {len(plan)} trainings diverged: the loss became NaN or infinite, "
+                                     "use a lower learning rate")
         return [read(run) for run in results]
 
 # %% ../nbs/api/80_diet.ipynb #41144a32
 def scoring_plan(data: Images, model: str, recipe: Recipe, score: Sequence[str], epoch: float | None = None, runs: int = 10,
                  seed: int = 0, width: int | None = None) -> list[RunSpec]:
-    """The runs behind `score_dataset`, whose arguments these are (`model`: a name).
+    """The runs behind `score_dataset`, as a plan that can be looked at, counted or carried out elsewhere.
+
+    Args:
+        data: What to train on and to score; at least one batch of examples.
+        model: A name for `make_model`, or of a builder that whoever carries the plan out knows.
+        recipe: How to train.
+        score: Names in `SCORES`, or "forgetting".
+        epoch: When scores are taken, in passes over `data`. None: at the recipe's `score_epoch`, forgetting at the end.
+        runs: Number of trainings, at least 1.
+        seed: Of all of this; another seed shares no training with it.
+        width: For a model given by name, see `make_model`.
 
     Returns:
-        One spec a run. Scores are taken at `epoch`; None: at the recipe's `score_epoch`, forgetting at the end.
+        One spec a run.
 
     Raises:
         ValueError: For an unknown score, an epoch outside the training, or data smaller than a batch.
@@ -103,7 +115,8 @@ def score_dataset(data: Images, model: str | Callable[[], nn.Module] = "resnet18
 
     The scores of arXiv:2107.07075 are means over ten such trainings.
     """
-    recipe_, names, device = _recipe(recipe), [score] if isinstance(score, str) else list(score), torch.device(device or default_device())
+    recipe_, device = _recipe(recipe), torch.device(device or default_device())
+    names = [score] if isinstance(score, str) else list(score)
     _check_model(model, width, data)
     plan = scoring_plan(data, _name(model), recipe_, names, epoch, runs, seed, width)
     values = _carry_out(plan, RunResult.scores, store, [data], model, device, workers, progress)
@@ -111,7 +124,8 @@ def score_dataset(data: Images, model: str | Callable[[], nn.Module] = "resnet18
     scores = {}
     for name, step in plan[0].scores:
         cost = runs * step * recipe_.batch_size
-        scores[name] = Scores.of(data, np.stack([run[name, step] for run in values]), name, "high", step=step, examples_seen=cost, **about)
+        found = np.stack([run[name, step] for run in values])
+        scores[name] = Scores.of(data, found, name, "high", step=step, examples_seen=cost, **about)
     return scores[score] if isinstance(score, str) else scores
 
 # %% ../nbs/api/80_diet.ipynb #90798009
@@ -167,8 +181,8 @@ def prune_curve(train: Images, test: Images, scores: Scores | Mapping[str, Score
     fractions = _check_curve(train, test, scores, fractions, lowest, recipe_, seeds)
     _check_model(model, width, train)
     kept = list(_selections(scores, fractions, lowest, len(train), seeds))
-    plan = [RunSpec(data_key(train), _name(model), recipe_, derive_seed(seed, "pruned training"), test=data_key(test), width=width, kept=idx)
-            for _, _, seed, idx in kept]
+    plan = [RunSpec(data_key(train), _name(model), recipe_, derive_seed(seed, "pruned training"), test=data_key(test),
+                    width=width, kept=idx) for _, _, seed, idx in kept]
     accuracy = _carry_out(plan, lambda run: run.accuracy, store, [train, test], model, device, workers, progress)
     table = pd.DataFrame([(*key, acc, len(train) if idx is None else len(idx)) for (*key, idx), acc in zip(kept, accuracy)],
                          columns=["score", "fraction", "seed", "accuracy", "n_train"])
