@@ -49,7 +49,7 @@ def test_a_mistake_is_one_sentence(args, says, tmp_path):
 
 
 def test_interrupted_it_says_so_and_goes_on(tmp_path):
-    command = ["score", "digits", "--model", "small_cnn", "--recipe", "digits", "--epoch", "20", "--runs", "4", "--store", "runs"]
+    command = ["score", "digits", "--model", "small_cnn", "--recipe", "digits", "--epoch", "8", "--runs", "3", "--store", "runs"]
     code = "import sys; from datadiet.cli import main; sys.argv[0] = 'datadiet'; main()"
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     first = subprocess.Popen([sys.executable, "-c", code, *command], cwd=tmp_path, text=True, stderr=subprocess.PIPE, env=env, start_new_session=True)
@@ -58,7 +58,7 @@ def test_interrupted_it_says_so_and_goes_on(tmp_path):
     said = first.communicate(timeout=60)[1]
     assert first.returncode == 130 and "datadiet: interrupted; what is finished in the --store is kept" in said, said
     done = datadiet(*command, cwd=tmp_path)
-    assert done.returncode == 0 and "4 runs" in done.stdout, done.stderr
+    assert done.returncode == 0 and "3 runs" in done.stdout, done.stderr
 
 
 def test_a_wrong_option_is_exit_code_2(tmp_path):
