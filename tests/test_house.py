@@ -10,7 +10,7 @@ import yaml
 from conftest import NOTEBOOKS, ROOT, run, tool
 
 # a module imports only modules that stand before it
-ORDER = ["core", "data", "models", "train", "layer_norms", "gradnorm", "scores", "dynamics", "prune", "noise", "ntk", "connectivity",
+ORDER = ["core", "data", "models", "train", "ensemble", "layer_norms", "gradnorm", "scores", "dynamics", "prune", "noise", "ntk", "connectivity",
          "runs", "diet", "plot", "report", "cli"]
 FORBIDDEN = {"scores": {"train"}, **dict.fromkeys(["models", "layer_norms", "ntk"], set(ORDER) - {"core"}),
              "gradnorm": set(ORDER) - {"core", "layer_norms"}}
