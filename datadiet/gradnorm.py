@@ -384,7 +384,7 @@ def _refuse(norms: "GradNorms", bad: Tensor, message: Callable[[int], str]) -> N
 def _batch_size(norms: "GradNorms") -> int:
     "How many examples go through the model at once."
     if norms.method == "vmap": return _default_chunk(norms.chosen)
-    return 64 if next(iter(norms.chosen.values())).device.type == "cpu" else 512
+    return 128 if next(iter(norms.chosen.values())).device.type == "cpu" else 512
 
 def _weights(norms: "GradNorms") -> dict[str, Tensor]:
     "The model's weights in the fastest layout, made anew when they have changed."
@@ -414,7 +414,7 @@ def _chunk_norms(norms: "GradNorms", images: Tensor, labels: Tensor, start: int)
     "Norms by parameter of one chunk of examples, the first of which is example `start`."
     like, model, loss, chosen = next(iter(norms.chosen.values())), norms.model, norms.loss, norms.chosen
     x = images.to(device=like.device, dtype=like.dtype if images.is_floating_point() else images.dtype, copy=True)
-    y = labels.to(like.device)
+    y = labels.to(like.device, copy=True)
     if x.is_floating_point():
         _refuse(norms, ~x.reshape(len(x), -1).isfinite().all(1),
                 lambda i: f"images holds NaN or infinity in example {start + i}: repair or leave out such examples.")
@@ -451,6 +451,7 @@ class GradNorms:
         self.chosen, self.loss, self.method = _chosen(model, parameters), _unreduced(loss), method
         self.tuned, self.pending, self.weights, self.version, self.classes = {} if method == "tune" else None, [], {}, None, 0
 
+    @torch.inference_mode(False)
     def __call__(self, images: Tensor, labels: Tensor) -> Tensor | dict[str, Tensor]:
         _check_examples(images, labels)
         _check_batchnorm(self.model)

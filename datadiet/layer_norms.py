@@ -43,7 +43,7 @@ LINEAR = dict(product=by_product, gram=by_gram)
 
 def linear_squares(x: Tensor, g: Tensor, method: str | None = None) -> Tensor:
     "‖∇W‖² of every example for `F.linear`, from its input x B×…×I and its output's gradient g B×…×O."
-    X, G = positions_last(x), positions_last(g)
+    X, G = (positions_last(t.to(torch.promote_types(x.dtype, g.dtype))) for t in (x, g))
     (_, T, inputs), outputs = X.shape, G.shape[2]
     if T == 1 and method is None: return squared(X) * squared(G)
     method = method or linear_method(T, inputs, outputs, X.dtype)
@@ -101,7 +101,8 @@ def conv_product(x: Tensor, g: Tensor, window: Window) -> Tensor:
     h, w = g.shape[1:3]
     columns = window.shifts(window.pad(x), 1, 2, w)
     columns = torch.cat(columns, 3) if len(columns) > 1 else columns[0]
-    return sum(by_product(rows.flatten(1, 2), g.flatten(1, 2)) for rows in window.shifts(columns, 0, 1, h))
+    G = g.flatten(1, 2).transpose(1, 2)
+    return squared(torch.cat([torch.bmm(G, rows.flatten(1, 2)) for rows in window.shifts(columns, 0, 1, h)], 1))
 
 # %% ../nbs/api/34_layer_norms.ipynb #d7f5e66d
 def conv_pixels(x: Tensor, g: Tensor, window: Window) -> Tensor:
@@ -139,7 +140,7 @@ def conv_method(x: Tensor, g: Tensor, window: Window, groups: int = 1) -> str:
     costs = dict(direct=T * k * C * O, patches=T**2 * (k * C + O), pixels=P**2 * (C + 8 * sum(window.kernel)) + T**2 * O)
     best = min(costs, key=costs.get)
     if best != "direct" and x.dtype != torch.float64: return best
-    if x.device.type == "cpu" and k > 1 and costs["direct"] * groups >= 2**20 and (C >= 8 or groups > 1): return "native"
+    if x.device.type == "cpu" and k > 1 and x[0].numel() > 20480: return "native"
     return "product" if C >= 8 else "unfold"
 
 # %% ../nbs/api/34_layer_norms.ipynb #e547f860
@@ -147,6 +148,7 @@ CONV = dict(product=conv_product, unfold=conv_unfold, patches=conv_patches, pixe
 
 def conv_squares(x: Tensor, g: Tensor, window: Window, groups: int = 1, method: str | None = None) -> Tensor:
     "‖∇W‖² of every example for `F.conv2d`, from its input x B×C×H×W and its output's gradient g B×O×h×w."
+    x, g = (t.to(torch.promote_types(x.dtype, g.dtype)) for t in (x, g))       # under autocast they may differ
     method = method or conv_method(x, g, window, groups)
     if method == "native": return conv_native(x, g, window, groups)
     x, g = (t.reshape(len(t) * groups, t.shape[1] // groups, *t.shape[2:]).permute(0, 2, 3, 1) for t in (x, g))
