@@ -424,7 +424,9 @@ def _chunk_norms(norms: "GradNorms", images: Tensor, labels: Tensor, start: int)
     found, watch = _formula_norms(norms, x, y, start)
     key = tuple(watch.uses), frozenset(watch.unknown), tuple(chosen), getattr(loss, "__qualname__", str(loss))
     verdicts = _VERDICTS.setdefault(model, {})
-    if key not in verdicts: verdicts[key] = _verdict(model, loss, found, watch, chosen, x, y)
+    if key not in verdicts:
+        if not all(t[[0, -1]].isfinite().all() for t in found.values()): return found          # an error soon
+        verdicts[key] = _verdict(model, loss, found, watch, chosen, x, y)
     unknown, how = verdicts[key]
     return found | _rest_norms(norms, unknown, how, x, y)
 
