@@ -7,19 +7,21 @@ __all__ = ['RunSpec', 'data_key', 'Store', 'RunResult', 'run_all', 'list_runs', 
 
 # %% ../nbs/api/75_runs.ipynb #63dcaeeb
 import dataclasses
+import errno
 import fcntl
 import hashlib
 import io
 import json
 import os
 import shutil
+import threading
 import time
 import uuid
 import warnings
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,13 +30,14 @@ import pandas as pd
 import torch
 from loky import ProcessPoolExecutor, cpu_count
 from loky.process_executor import BrokenProcessPool
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .core import array_hash, atomic_write, default_device, num_threads, provenance, seeded
-from .data import Images
+import datadiet
+from .core import array_hash, atomic_write, default_device, eval_mode, num_threads, provenance, seeded
+from .data import Images, batches
 from .dynamics import Forgetting
 from .models import make_model
 from .scores import SCORES, score_model
@@ -80,7 +83,8 @@ class RunSpec:
 
     def to_dict(self) -> dict:
         "The spec for JSON; the kept indices as their number and their hash."
-        about = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)} | dict(recipe=dataclasses.asdict(self.recipe), until=self.last)
+        about = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        about |= dict(recipe=dataclasses.asdict(self.recipe), until=self.last)
         about["kept"] = None if self.kept is None else dict(n=len(self.kept), hash=array_hash(self.kept))
         return json.loads(json.dumps(about))
 
@@ -96,7 +100,8 @@ class RunSpec:
 # %% ../nbs/api/75_runs.ipynb #b1399ac3
 def _check_spec(spec: RunSpec) -> None:
     "ValueError for a spec that could not be run."
-    if not 1 <= spec.last <= spec.recipe.steps: raise ValueError(f"until={spec.until}: must be from 1 to {spec.recipe.steps}, the recipe's steps")
+    if not 1 <= spec.last <= spec.recipe.steps:
+        raise ValueError(f"until={spec.until}: must be from 1 to {spec.recipe.steps}, the recipe's steps")
     known = [*SCORES, "forgetting"]
     for name, step in spec.scores:
         if name not in known: raise ValueError(f"scores: {name!r} must be one of {', '.join(known)}")
@@ -106,7 +111,8 @@ def _check_spec(spec: RunSpec) -> None:
     if spec.threads < 1: raise ValueError(f"threads={spec.threads}: must be at least 1")
     if spec.kept is None: return
     kept = np.asarray(spec.kept)
-    if kept.dtype.kind not in "iu" or kept.ndim != 1 or not len(kept): raise ValueError(f"kept is {kept.dtype} of shape {kept.shape}: must be a list of at least one index")
+    if kept.dtype.kind not in "iu" or kept.ndim != 1 or not len(kept):
+        raise ValueError(f"kept is {kept.dtype} of shape {kept.shape}: must be a list of at least one index")
     object.__setattr__(spec, "kept", kept.astype(np.int64))
 
 # %% ../nbs/api/75_runs.ipynb #67cf36ae
@@ -127,6 +133,12 @@ def _sha256(path: Path) -> str:
 def _write_json(path: Path, value: dict) -> None:
     "Write `value` as JSON, whole or not at all."
     with atomic_write(path) as part: part.write_text(json.dumps(value, indent=1, sort_keys=True))
+
+def _write_tensors(path: Path, tensors: Mapping[str, Tensor], about: dict[str, str] | None = None) -> None:
+    "Write `tensors` as safetensors, whole or not at all."
+    with atomic_write(path) as part:
+        try: save_file(dict(tensors), part, metadata=about)
+        except SafetensorError as error: raise OSError(errno.EIO, str(error)) from error    # a full disk, say
 
 def _damage(folder: Path) -> str | None:
     "What is wrong with a finished run's folder, in words; None when its manifest is borne out."
@@ -153,7 +165,9 @@ class Store:
         self.path = Path(path)
         try:
             for part in ("data", "runs", "unfinished"): (self.path/part).mkdir(parents=True, exist_ok=True)
-        except OSError as error: raise OSError(error.errno, f"the store {self.path} cannot be made ({error.strerror}): name another folder") from None
+        except OSError as error:
+            message = f"the store {self.path} cannot be made ({error.strerror}): name another folder"
+            raise OSError(error.errno, message) from None
 
     def folder(self, spec: RunSpec | str) -> Path:
         "Where the finished run of a spec (or hash) is, or would be."
@@ -170,9 +184,10 @@ class Store:
         if not folder.exists(): return False
         damage = _damage(folder)
         if damage is None: return True
-        warnings.warn(f"run {folder.name} in {self.path}: {damage}; it is set aside as damaged and will be computed again", stacklevel=2)
+        warnings.warn(f"run {folder.name} in {self.path}: {damage}; it is set aside, to be run again", stacklevel=2)
         (self.path/"damaged").mkdir(exist_ok=True)
-        os.replace(folder, self.path/"damaged"/f"{folder.name}-{uuid.uuid4().hex[:8]}")
+        aside = self.path/"damaged"/f"{folder.name}-{uuid.uuid4().hex[:8]}"
+        with suppress(FileNotFoundError): os.replace(folder, aside)     # another process may have been quicker
         return False
 
     def verify(self) -> dict[str, str]:
@@ -184,7 +199,7 @@ class Store:
         folder = self.folder(spec)
         if not folder.exists(): raise KeyError(f"run {folder.name} is not in {self.path}")
         damage = _damage(folder)
-        if damage: raise ValueError(f"run {folder.name} in {self.path}: {damage}; run the plan again to have it recomputed")
+        if damage: raise ValueError(f"run {folder.name} in {self.path}: {damage}; run the plan again to recompute it")
         return RunResult(folder)
 
 # %% ../nbs/api/75_runs.ipynb #a42930e5
@@ -200,22 +215,24 @@ class RunResult:
 
     @property
     def provenance(self) -> dict:
-        "Versions, commit, machine, start, end, and `status`: done or diverged."
+        "Versions, commit, machine, start, end, `status` (done or diverged) and `reason` (why it diverged)."
         return json.loads((self.folder/"provenance.json").read_text())
 
     @property
     def metrics(self) -> pd.DataFrame:
         "One row a step: step, loss, lr, and test_accuracy (in the last row only)."
-        return pd.read_csv(self.folder/"metrics.csv", float_precision="round_trip")
+        return pd.read_csv(self.folder/"metrics.csv")
 
     @property
     def accuracy(self) -> float:
         "The test accuracy after the last step; NaN when the run diverged or had no test set."
-        return float(self.metrics.test_accuracy.iloc[-1])
+        accuracy = self.metrics.test_accuracy
+        return float(accuracy.iloc[-1]) if len(accuracy) else float("nan")
 
     def scores(self) -> dict[tuple[str, int], np.ndarray]:
         "The scores taken, float32 N each, by (score, step)."
-        with np.load(self.folder/"scores.npz") as file: return {(key.split("@")[0], int(key.split("@")[1])): file[key] for key in file.files}
+        with np.load(self.folder/"scores.npz") as file: named = [(*key.split("@"), file[key]) for key in file.files]
+        return {(name, int(step)): values for name, step, values in named}
 
     def snapshot(self, step: int) -> dict[str, Tensor]:
         "The state dict kept after `step`; KeyError when there is none."
@@ -230,18 +247,22 @@ def _put_data(store: Store, data: Images) -> str:
     key = data_key(data)
     path = store.path/"data"/f"{key}.safetensors"
     if path.exists(): return key
-    about = dict(classes=data.classes, name=data.name, split=data.split, mean=data.mean, std=data.std, source=data.source)
-    with atomic_write(path) as part:
-        save_file(dict(images=data.images.cpu().contiguous(), labels=data.labels.cpu(), indices=data.indices.cpu()), part, metadata=dict(about=json.dumps(about)))
+    about = {name: getattr(data, name) for name in ("classes", "name", "split", "mean", "std", "source")}
+    tensors = {name: getattr(data, name).cpu().contiguous() for name in ("images", "labels", "indices")}
+    _write_tensors(path, tensors, dict(about=json.dumps(about)))
     return key
 
 def _get_data(store: Store, key: str) -> Images:
     "A data set from the store, checked against the key that it is named by."
     path = store.path/"data"/f"{key}.safetensors"
-    with safe_open(path, "pt") as file: tensors, about = {key: file.get_tensor(key) for key in file.keys()}, json.loads(file.metadata()["about"])
-    lists = {key: tuple(about[key]) for key in ("classes", "mean", "std")}
+    damaged = f"{path} is damaged: delete it and run the plan again, with the data set in data="
+    try:
+        with safe_open(path, "pt") as file:
+            tensors, about = {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()["about"])
+    except (SafetensorError, ValueError) as error: raise ValueError(damaged) from error
+    lists = {name: tuple(about[name]) for name in ("classes", "mean", "std")}
     data = Images(**tensors, **{**about, **lists})
-    if data_key(data) != key: raise ValueError(f"{path} is damaged: delete it and run the plan again")
+    if data_key(data) != key: raise ValueError(damaged)
     return data
 
 # %% ../nbs/api/75_runs.ipynb #691aef97
@@ -257,7 +278,8 @@ def _load_checkpoint(path: Path) -> dict | None:
     "The state in a checkpoint; None, with a warning when it is damaged, if there is none."
     if not path.exists(): return None
     content = path.read_bytes()
-    if hashlib.sha256(content[32:]).digest() == content[:32]: return torch.load(io.BytesIO(content[32:]), weights_only=True)
+    if hashlib.sha256(content[32:]).digest() == content[:32]:
+        return torch.load(io.BytesIO(content[32:]), weights_only=True)
     warnings.warn(f"{path} is damaged: the run starts again from its beginning", stacklevel=2)
     return None
 
@@ -268,29 +290,37 @@ def _lock(path: Path) -> Iterator[bool]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a") as file:
         try: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError: yield False
-        else: yield True
+        except BlockingIOError: mine = False
+        except OSError as error:
+            message = f"{path} cannot be locked ({error.strerror}): put the store on a file system that has locks"
+            raise OSError(error.errno, message) from error
+        else: mine = True
+        yield mine
 
 # %% ../nbs/api/75_runs.ipynb #e7700b3f
 class _Checkpoints:
     "Decides when a checkpoint is due, and writes it."
     def __init__(self, path: Path, least: float):
-        self.path, self.least, self.cost, self.saved = path, least, 0.0, time.monotonic()
+        self.path, self.least, self.cost, self.spent = path, least, .02, 0.0
+        self.started = self.saved = time.monotonic()
 
     def __call__(self, state: Callable[[], dict]) -> None:
         "Write state() if it is due."
-        if time.monotonic() - self.saved < max(self.least, 50 * self.cost): return
-        start = time.monotonic()
+        now = time.monotonic()
+        if now - self.saved < self.least or self.spent + self.cost > .02 * (now - self.started): return
         _save_checkpoint(self.path, state())
         self.saved = time.monotonic()
-        self.cost = self.saved - start
+        self.cost = self.saved - now
+        self.spent += self.cost
 
 # %% ../nbs/api/75_runs.ipynb #475ca63f
-def _start(spec: RunSpec, store: Store, build: Callable[[], nn.Module] | None, device: torch.device) -> tuple[Training, Images]:
+def _start(spec: RunSpec, store: Store, build: Callable[[], nn.Module] | None,
+           device: torch.device) -> tuple[Training, Images]:
     "The training of a spec before its first step, and all examples of its data set."
     train = _get_data(store, spec.train)
+    channels = train.images.shape[1]
     with seeded(spec.seed, "init"):
-        model = build() if build else make_model(spec.model, train.n_classes, train.images.shape[1], spec.width, spec.recipe.init)
+        model = build() if build else make_model(spec.model, train.n_classes, channels, spec.width, spec.recipe.init)
     kept = train if spec.kept is None else train.subset(spec.kept)
     trackers = [Forgetting(len(kept))] if any(name == "forgetting" for name, _ in spec.scores) else []
     return Training(model, kept, spec.recipe, spec.seed, trackers, device), train
@@ -301,15 +331,22 @@ def _collect(spec: RunSpec, training: Training, train: Images) -> tuple[dict[str
     names = [name for name, at in spec.scores if at == step]
     found = score_model(training.model, train, [name for name in names if name in SCORES]) if names else {}
     if "forgetting" in names: found["forgetting"] = torch.from_numpy(training.trackers[0].scores())
-    weights = {f"{step}/{key}": value.detach().cpu().clone() for key, value in training.model.state_dict().items()} if step in spec.snapshots else {}
+    state = training.model.state_dict() if step in spec.snapshots else {}
+    weights = {f"{step}/{key}": value.detach().cpu().clone() for key, value in state.items()}
     return {f"{name}@{step}": found[name] for name in names}, weights
 
+def _diverged(training: Training) -> bool:
+    "Whether the network gives NaN or infinity for an example that it is trained on."
+    with eval_mode(training.model), torch.no_grad():
+        return not all(training.model(x).isfinite().all() for _, x, _ in batches(training.data, 512, training.device))
+
 # %% ../nbs/api/75_runs.ipynb #f62fef74
-def _run(spec: RunSpec, store: Store, build: Callable[[], nn.Module] | None, device: torch.device, least: float) -> None:
+def _run(spec: RunSpec, store: Store, build: Callable[[], nn.Module] | None, device: torch.device,
+         least: float) -> None:
     "Carry out a run, from its checkpoint if there is one, and leave its finished folder in the store."
     work, started = store.path/"unfinished"/spec.hash, time.time()
     training, train = _start(spec, store, build, device)
-    scores, weights, status = {}, {}, "done"
+    scores, weights, status, reason, accuracy = {}, {}, "done", "", float("nan")
     checkpoint, before = _Checkpoints(work/"checkpoint.pt", least), _load_checkpoint(work/"checkpoint.pt")
     if before:
         training.load_state_dict(before["training"])
@@ -322,20 +359,25 @@ def _run(spec: RunSpec, store: Store, build: Callable[[], nn.Module] | None, dev
                 checkpoint(lambda: dict(training=training.state_dict(), scores=scores, weights=weights))
             more = _collect(spec, training, train)
             scores, weights = scores | more[0], weights | more[1]
-    except FloatingPointError: status = "diverged"
-    metrics = training.history().assign(test_accuracy=np.nan)
-    if spec.test and status == "done":
-        metrics.loc[metrics.index[-1], "test_accuracy"] = evaluate(training.model, _get_data(store, spec.test))
-    _finish(spec, store, work, metrics, scores, weights, provenance(device) | dict(status=status, started=started, ended=time.time()))
+        if spec.test: accuracy = evaluate(training.model, _get_data(store, spec.test))
+    except (FloatingPointError, ValueError) as error:
+        if isinstance(error, ValueError) and not _diverged(training): raise
+        status, reason = "diverged", str(error)
+    metrics = training.history()
+    metrics["test_accuracy"] = [float("nan")] * (len(metrics) - 1) + [accuracy] * min(len(metrics), 1)
+    about = dict(status=status, reason=reason, started=started, ended=time.time())
+    _finish(spec, store, work, metrics, scores, weights, provenance(device) | about)
 
 # %% ../nbs/api/75_runs.ipynb #f12fabf2
-def _finish(spec: RunSpec, store: Store, work: Path, metrics: pd.DataFrame, scores: dict, weights: dict, about: dict) -> None:
+def _finish(spec: RunSpec, store: Store, work: Path, metrics: pd.DataFrame, scores: dict[str, Tensor],
+            weights: dict[str, Tensor], about: dict) -> None:
     "Write a finished run's files beside their place, flush them, and rename the folder."
     folder = work/"finished"
     shutil.rmtree(folder, ignore_errors=True)
     with atomic_write(folder/"metrics.csv") as part: metrics.to_csv(part, index=False)
-    with atomic_write(folder/"scores.npz") as part, open(part, "wb") as file: np.savez(file, **{key: value.numpy() for key, value in scores.items()})
-    with atomic_write(folder/"snapshots.safetensors") as part: save_file(weights, part)
+    with atomic_write(folder/"scores.npz") as part, open(part, "wb") as file:
+        np.savez(file, **{key: value.numpy() for key, value in scores.items()})
+    _write_tensors(folder/"snapshots.safetensors", weights)
     if spec.kept is not None:
         with atomic_write(folder/"kept.npy") as part, open(part, "wb") as file: np.save(file, spec.kept)
     _write_json(folder/"spec.json", spec.to_dict())
@@ -355,39 +397,72 @@ def _attempt(spec: RunSpec, path: Path, build: Callable[[], nn.Module] | None, d
     return "done"
 
 # %% ../nbs/api/75_runs.ipynb #2bf7aac0
-def _locally(specs: Sequence[RunSpec], attempt: Callable[[RunSpec, str], str], workers: int, devices: Sequence[str], bar: tqdm) -> dict[str, Exception]:
-    "Carry out the specs in `workers` processes; the exceptions of those that failed, by hash."
-    waiting, deaths, failed, workers = deque(specs), {}, {}, min(workers, len(specs))
-    while waiting:
-        pool, active, free = ProcessPoolExecutor(workers), {}, deque(devices[i % len(devices)] for i in range(workers))
-        try:
-            while waiting or active:
-                while waiting and free:
-                    spec, device = waiting.popleft(), free.popleft()
-                    active[pool.submit(attempt, spec, device)] = spec, device
-                done, _ = wait(active, return_when=FIRST_COMPLETED)
-                for future in done:
-                    spec, device = active.pop(future)
-                    free.append(device)
-                    if _settled(future, spec, failed): bar.update()
-                    else:
-                        waiting.append(spec)
-                        time.sleep(.2)
-        except BrokenProcessPool as error:
-            for spec in [spec for spec, _ in active.values()] + [spec]:
-                deaths[spec.hash] = deaths.get(spec.hash, 0) + 1
-                if deaths[spec.hash] < 3: waiting.append(spec)
-                else: failed[spec.hash] = _failure(spec, error)
-        finally: pool.shutdown(wait=True, kill_workers=True)
-    return failed
+def _watch(parent: int) -> None:
+    "End this process soon after its parent has died."
+    def look():
+        while os.getppid() == parent: time.sleep(.5)
+        os._exit(1)
+    threading.Thread(target=look, daemon=True).start()
+
+class _Worker:
+    "A process that carries out one run at a time on one device, and is replaced when it dies."
+    def __init__(self, device: str):
+        self.device = device
+        self._renew()
+
+    def _renew(self) -> None: self.pool = ProcessPoolExecutor(1, initializer=_watch, initargs=(os.getpid(),))
+
+    def start(self, attempt: Callable[[RunSpec, str], str], spec: RunSpec) -> Future:
+        "Begin a run. When its process dies, the future holds a `BrokenProcessPool`."
+        try: return self.pool.submit(attempt, spec, self.device)
+        except BrokenProcessPool:                                       # it died since the last run
+            self.stop()
+            self._renew()
+            return self.pool.submit(attempt, spec, self.device)
+
+    def stop(self) -> None: self.pool.shutdown(wait=True, kill_workers=True)
 
 # %% ../nbs/api/75_runs.ipynb #5e3bbb2b
-def _settled(future: Future, spec: RunSpec, failed: dict[str, Exception]) -> bool:
-    "Whether the run is over, well or badly (then it is noted in `failed`); False if another process has it."
-    try: return future.result() == "done"
-    except BrokenProcessPool: raise
-    except Exception as error: failed[spec.hash] = _failure(spec, error)
-    return True
+def _locally(specs: Sequence[RunSpec], attempt: Callable[[RunSpec, str], str], workers: int, devices: Sequence[str],
+             bar: tqdm) -> dict[str, Exception]:
+    "Carry out the specs in `workers` processes; the exceptions of those that failed, by hash."
+    waiting, active, deaths, failed = deque(specs), {}, Counter(), {}
+    staff = [_Worker(devices[i % len(devices)]) for i in range(min(workers, len(specs)))]
+    free = deque(staff)
+    try:
+        while waiting or active:
+            while waiting and free:
+                spec, worker = waiting.popleft(), free.popleft()
+                active[worker.start(attempt, spec)] = spec, worker
+            for future in wait(active, return_when=FIRST_COMPLETED).done:
+                spec, worker = active.pop(future)
+                free.append(worker)
+                over, error = _outcome(future, spec, deaths)
+                if error: failed[spec.hash] = _failure(spec, error)
+                if over: bar.update()
+                else: waiting.append(spec)
+    finally:
+        for worker in staff: worker.stop()
+    return failed
+
+# %% ../nbs/api/75_runs.ipynb #5e3bbb2c
+def _outcome(future: Future, spec: RunSpec, deaths: Counter) -> tuple[bool, Exception | None]:
+    "Whether the run is over, rather than to be tried again, and why it failed, if it did."
+    try: over = future.result() == "done"
+    except BrokenProcessPool as error:
+        deaths[spec] += 1
+        return (True, _death(error)) if deaths[spec] > 2 else (False, None)
+    except Exception as error: return True, error
+    if not over: time.sleep(.2)                                         # another process has it
+    return over, None
+
+def _death(error: Exception) -> Exception:
+    "The exception for a run whose process died again and again."
+    death = RuntimeError("its process died three times: it was killed, ran out of memory, or crashed in compiled code. "
+                         "Look into the system's log, give it more memory (fewer workers, smaller batches), and run "
+                         "the plan again: it goes on from its checkpoint")
+    death.__cause__ = error
+    return death
 
 def _failure(spec: RunSpec, error: Exception) -> Exception:
     "The exception with a note that says which run it ended."
@@ -395,28 +470,41 @@ def _failure(spec: RunSpec, error: Exception) -> Exception:
     return error
 
 # %% ../nbs/api/75_runs.ipynb #c42a5f14
-def _on_ray(specs: Sequence[RunSpec], attempt: Callable[[RunSpec, str], str], num_cpus: float, num_gpus: float, bar: tqdm) -> dict[str, Exception]:
+def _ray_environment() -> dict:
+    "What a Ray worker needs to find the package that this process uses."
+    root = Path(datadiet.__file__).resolve().parent.parent
+    if {"site-packages", "dist-packages"} & set(root.parts): return {}
+    return dict(env_vars=dict(PYTHONPATH=f"{root}{os.pathsep}${{PYTHONPATH}}"))
+
+def _on_ray(specs: Sequence[RunSpec], attempt: Callable[[RunSpec, str], str], num_cpus: float, num_gpus: float,
+            bar: tqdm) -> dict[str, Exception]:
     "Carry out the specs as Ray tasks, tried again when their node dies; the exceptions of those that failed, by hash."
     try: import ray
     except ImportError: raise ImportError("engine='ray' needs Ray: pip install 'datadiet[ray]'") from None
     if not ray.is_initialized(): ray.init()
-    task = ray.remote(num_cpus=num_cpus, num_gpus=num_gpus, max_retries=5)(lambda spec: attempt(spec, "cuda" if num_gpus else "cpu"))
+    resources = dict(num_cpus=num_cpus, num_gpus=num_gpus, runtime_env=_ray_environment())
+    task = ray.remote(max_retries=5, **resources)(lambda spec: attempt(spec, "cuda" if num_gpus else "cpu"))
     active, failed = {task.remote(spec): spec for spec in specs}, {}
-    while active:
-        [done], _ = ray.wait(list(active), num_returns=1)
-        spec, over = active.pop(done), True
-        try: over = ray.get(done) == "done"
-        except ray.exceptions.RayError as error: failed[spec.hash] = _failure(spec, error)
-        if over: bar.update()
-        else:
-            time.sleep(.2)
-            active[task.remote(spec)] = spec
+    try:
+        while active:
+            [done], _ = ray.wait(list(active), num_returns=1)
+            spec, over = active[done], True
+            try: over = ray.get(done) == "done"
+            except ray.exceptions.RayError as error: failed[spec.hash] = _failure(spec, error)
+            del active[done]
+            if over: bar.update()
+            else:
+                time.sleep(.2)
+                active[task.remote(spec)] = spec
+    finally:
+        for reference in active: ray.cancel(reference, force=True)      # after Ctrl-C; the checkpoints remain
     return failed
 
 # %% ../nbs/api/75_runs.ipynb #11c70e53
-def run_all(plan: Iterable[RunSpec], store: Store | str | os.PathLike, data: Iterable[Images] = (), *, workers: int | None = None,
-            devices: Sequence[str] | None = None, engine: str = "local", num_cpus: float = 1, num_gpus: float = 0,
-            builders: Mapping[str, Callable[[], nn.Module]] | None = None, checkpoint_every: float = 10, progress: bool = True) -> list[RunResult]:
+def run_all(plan: Iterable[RunSpec], store: Store | str | os.PathLike, data: Iterable[Images] = (), *,
+            workers: int | None = None, devices: Sequence[str] | None = None, engine: str = "local",
+            num_cpus: float = 1, num_gpus: float = 0, builders: Mapping[str, Callable[[], nn.Module]] | None = None,
+            checkpoint_every: float = 10, progress: bool = True) -> list[RunResult]:
     """Carry out the runs of `plan` that `store` does not have yet, and return all results in the plan's order.
 
     Args:
@@ -432,7 +520,7 @@ def run_all(plan: Iterable[RunSpec], store: Store | str | os.PathLike, data: Ite
         progress: Show a bar with the time left.
 
     Returns:
-        One `RunResult` a spec. Runs that diverged are among them (`provenance["status"]`).
+        One `RunResult` a spec. Runs that diverged are among them (`provenance["status"]`), and a warning names them.
 
     Raises:
         ExceptionGroup: When runs failed, after all others are finished; each exception's note names its run.
@@ -449,8 +537,12 @@ def run_all(plan: Iterable[RunSpec], store: Store | str | os.PathLike, data: Ite
     with tqdm(total=len(todo), desc="runs", disable=not progress or not todo) as bar:
         if engine == "ray": failed = _on_ray(todo, attempt, num_cpus, num_gpus, bar)
         else: failed = _locally(todo, attempt, workers or _workers(devices, todo), devices, bar) if todo else {}
-    if failed: raise ExceptionGroup(f"{len(failed)} of {len(plan)} runs failed; the others are in {store.path}", list(failed.values()))
-    return [store.read(spec) for spec in plan]
+    if failed:
+        message = f"{len(failed)} of {len(set(plan))} runs failed; the others are in {store.path}"
+        raise ExceptionGroup(message, list(failed.values()))
+    results = [store.read(spec) for spec in plan]
+    _warn_diverged({result.folder.name: result for result in results})
+    return results
 
 # %% ../nbs/api/75_runs.ipynb #9afac472
 @dataclass(frozen=True)
@@ -462,6 +554,14 @@ class _Attempt:
 
     def __call__(self, spec: RunSpec, device: str) -> str:
         return _attempt(spec, self.path, self.builders.get(spec.model), device, self.least)
+
+def _warn_diverged(results: Mapping[str, RunResult]) -> None:
+    "Name the runs that diverged, by hash, in a warning."
+    about = {name: result.provenance for name, result in results.items()}
+    reasons = {name: a["reason"] for name, a in about.items() if a["status"] == "diverged"}
+    if not reasons: return
+    name, reason = next(iter(reasons.items()))
+    warnings.warn(f"{len(reasons)} of {len(results)} runs diverged, {name} for one: {reason}", stacklevel=3)
 
 def _workers(devices: Sequence[str], todo: Sequence[RunSpec]) -> int:
     "One process a GPU; on a CPU the cores divided by the threads of the hungriest run."
@@ -476,25 +576,31 @@ def _check_data(plan: Sequence[RunSpec], store: Store) -> None:
 
 # %% ../nbs/api/75_runs.ipynb #91e0ffc8
 def list_runs(store: Store) -> pd.DataFrame:
-    """One row a finished run: hash, data, n_kept, model, width, seed, steps, test accuracy, status, seconds, machine, commit."""
+    "One row a finished run: what was run (data, n_kept, model, width, seed, steps), what came of it, and where."
     rows = []
     for name in store.hashes():
         run = RunResult(store.folder(name))
         spec, about = run.spec, run.provenance
-        rows.append(dict(hash=name, data=spec["train"], n_kept=spec["kept"]["n"] if spec["kept"] else None, model=spec["model"], width=spec["width"], seed=spec["seed"],
-                         steps=spec["until"], accuracy=run.accuracy, status=about["status"], seconds=about["ended"] - about["started"], machine=about["machine"], commit=about["commit"]))
+        rows.append(dict(
+            hash=name, data=spec["train"], n_kept=spec["kept"]["n"] if spec["kept"] else None, model=spec["model"],
+            width=spec["width"], seed=spec["seed"], steps=spec["until"], accuracy=run.accuracy, status=about["status"],
+            seconds=about["ended"] - about["started"], machine=about["machine"], commit=about["commit"]))
     return pd.DataFrame(rows)
 
 def collect_garbage(store: Store) -> list[Path]:
-    """Delete what no finished run needs: damaged runs, and leftovers of runs that are finished or whose data are gone; what was deleted.
+    """Delete what nobody needs: runs that were set aside as damaged, and leftovers of finished ones.
 
     Checkpoints of unfinished runs stay. Nothing that another process holds is touched.
+
+    Returns:
+        What was deleted.
     """
-    deleted = [path for path in (store.path/"damaged").glob("*")]
+    deleted = list((store.path/"damaged").glob("*"))
+    for path in deleted: shutil.rmtree(path)
     for path in sorted((store.path/"unfinished").glob("*.lock")):
         with _lock(path) as mine:
-            if not mine: continue
-            work = path.with_suffix("")
-            if store.folder(path.stem).exists(): deleted += [p for p in (work, path) if p.exists()]
-    for path in deleted: shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            if not mine or not store.folder(path.stem).exists(): continue
+            leftovers = [part for part in (path.with_suffix(""), path) if part.exists()]
+            for part in leftovers: shutil.rmtree(part) if part.is_dir() else part.unlink()
+            deleted += leftovers
     return deleted
