@@ -159,8 +159,9 @@ def _largest(method: str, x: tuple[int, ...], g: tuple[int, ...], window: Window
     "The size of the largest array that `method` makes for one example of shapes x H×W×C and g h×w×O."
     (H, W, C), (h, w, O), (kh, kw) = x, g, window.kernel
     T, P = h * w, (H + sum(window.padding[0])) * (W + sum(window.padding[1]))
-    own = dict(native=0, product=P * kw * C, unfold=T * kh * kw * C, patches=max(T * T, T * kh * kw * C), pixels=P * P)
-    return max(own[method], H * W * C, T * O, kh * kw * C * O)
+    patches, weight = T * kh * kw * C, kh * kw * C * O
+    own = dict(native=0, product=max(P * kw * C, weight), unfold=max(patches, weight), patches=max(T * T, patches), pixels=P * P)
+    return max(own[method], H * W * C, T * O)
 
 def conv_candidates(x: Tensor, g: Tensor, window: Window, groups: int = 1) -> list[str]:
     "The methods that may be tried: whose arrays stay small and, in double precision, that compute the gradient itself."
