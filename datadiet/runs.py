@@ -39,6 +39,7 @@ import datadiet
 from .core import array_hash, atomic_write, default_device, eval_mode, num_threads, provenance, seeded
 from .data import Images, batches
 from .dynamics import Forgetting
+from .ensemble import EnsembleTraining
 from .models import make_model
 from .scores import SCORES, score_model
 from .train import Recipe, Training, evaluate
@@ -59,6 +60,8 @@ class RunSpec:
         snapshots: Steps after which to keep the weights.
         until: The last step, None for the recipe's.
         threads: CPU threads to compute with (they change rounding).
+        together: The seeds of all members, this one's among them, when the run is trained in an ensemble (that changes
+            rounding as well); empty when it is trained alone.
 
     Raises:
         ValueError: For steps outside the training, an unknown score, or no kept example.
@@ -74,6 +77,7 @@ class RunSpec:
     snapshots: tuple[int, ...] = ()
     until: int | None = None
     threads: int = 1
+    together: tuple[int, ...] = ()
 
     def __post_init__(self):
         _check_spec(self)
@@ -109,6 +113,8 @@ def _check_spec(spec: RunSpec) -> None:
     outside = [step for step in spec.snapshots if not 0 <= step <= spec.last]
     if outside: raise ValueError(f"snapshots={outside}: must be from 0 to {spec.last}")
     if spec.threads < 1: raise ValueError(f"threads={spec.threads}: must be at least 1")
+    if spec.together and (spec.seed not in spec.together or len(set(spec.together)) < len(spec.together)):
+        raise ValueError(f"together={spec.together}: must hold this run's seed {spec.seed}, and no seed twice")
     if spec.kept is None: return
     kept = np.asarray(spec.kept)
     if kept.dtype.kind not in "iu" or kept.ndim != 1 or not len(kept):
@@ -314,59 +320,77 @@ class _Checkpoints:
         self.spent += self.cost
 
 # %% ../nbs/api/75_runs.ipynb #475ca63f
+def _members(spec: RunSpec) -> list[RunSpec]:
+    "The specs of all runs that are trained together with this one, in their order; only itself when it is alone."
+    return [dataclasses.replace(spec, seed=seed) for seed in spec.together] or [spec]
+
 def _start(spec: RunSpec, store: Store, build: Callable[[], nn.Module] | None,
-           device: torch.device) -> tuple[Training, Images]:
+           device: torch.device) -> tuple[Training | EnsembleTraining, Images]:
     "The training of a spec before its first step, and all examples of its data set."
     train = _get_data(store, spec.train)
     channels = train.images.shape[1]
-    with seeded(spec.seed, "init"):
-        model = build() if build else make_model(spec.model, train.n_classes, channels, spec.width, spec.recipe.init)
     kept = train if spec.kept is None else train.subset(spec.kept)
-    trackers = [Forgetting(len(kept))] if any(name == "forgetting" for name, _ in spec.scores) else []
-    return Training(model, kept, spec.recipe, spec.seed, trackers, device), train
+    models, trackers = [], []
+    for member in _members(spec):
+        with seeded(member.seed, "init"):
+            models.append(build() if build else make_model(spec.model, train.n_classes, channels, spec.width, spec.recipe.init))
+        trackers.append([Forgetting(len(kept))] if any(name == "forgetting" for name, _ in spec.scores) else [])
+    if spec.together: return EnsembleTraining(models, kept, spec.recipe, spec.together, trackers, device), train
+    return Training(models[0], kept, spec.recipe, spec.seed, trackers[0], device), train
 
-def _collect(spec: RunSpec, training: Training, train: Images) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    "The scores and the snapshot that the spec wants at the training's present step, by the names that the files use."
-    step = training.step
+def _networks(training: Training | EnsembleTraining) -> list[tuple[nn.Module, list]]:
+    "The network and the trackers of each member."
+    if isinstance(training, Training): return [(training.model, training.trackers)]
+    return [(training.member(k), training.trackers[k]) for k in range(len(training.seeds))]
+
+def _collect(spec: RunSpec, step: int, model: nn.Module, trackers: list, train: Images) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    "The scores and the snapshot that the spec wants of one network at `step`, by the names that the files use."
     names = [name for name, at in spec.scores if at == step]
-    found = score_model(training.model, train, [name for name in names if name in SCORES]) if names else {}
-    if "forgetting" in names: found["forgetting"] = torch.from_numpy(training.trackers[0].scores())
-    state = training.model.state_dict() if step in spec.snapshots else {}
+    found = score_model(model, train, [name for name in names if name in SCORES]) if names else {}
+    if "forgetting" in names: found["forgetting"] = torch.from_numpy(trackers[0].scores())
+    state = model.state_dict() if step in spec.snapshots else {}
     weights = {f"{step}/{key}": value.detach().cpu().clone() for key, value in state.items()}
     return {f"{name}@{step}": found[name] for name in names}, weights
 
-def _diverged(training: Training) -> bool:
-    "Whether the network gives NaN or infinity for an example that it is trained on."
-    with eval_mode(training.model), torch.no_grad():
-        return not all(training.model(x).isfinite().all() for _, x, _ in batches(training.data, 512, training.device))
+def _diverged(training: Training | EnsembleTraining) -> bool:
+    "Whether a network gives NaN or infinity for an example that it is trained on."
+    with torch.no_grad():
+        for model, _ in _networks(training):
+            with eval_mode(model):
+                if not all(model(x).isfinite().all() for _, x, _ in batches(training.data, 512, training.device)): return True
+    return False
 
 # %% ../nbs/api/75_runs.ipynb #f62fef74
 def _run(spec: RunSpec, store: Store, build: Callable[[], nn.Module] | None, device: torch.device,
          least: float) -> None:
-    "Carry out a run, from its checkpoint if there is one, and leave its finished folder in the store."
-    work, started = store.path/"unfinished"/spec.hash, time.time()
+    "Carry out a run (with its ensemble, if it has one), from a checkpoint if there is one; leave finished folders."
+    members, started = _members(spec), time.time()
+    work = store.path/"unfinished"/members[0].hash
     training, train = _start(spec, store, build, device)
-    scores, weights, status, reason, accuracy = {}, {}, "done", "", float("nan")
+    found, status, reason, accuracy = [({}, {}) for _ in members], "done", "", [float("nan")] * len(members)
     checkpoint, before = _Checkpoints(work/"checkpoint.pt", least), _load_checkpoint(work/"checkpoint.pt")
     if before:
         training.load_state_dict(before["training"])
-        scores, weights = before["scores"], before["weights"]
+        found = before["found"]
     stops = {step for _, step in spec.scores} | set(spec.snapshots) | {spec.last}
     try:
         for stop in sorted(step for step in stops if step >= training.step):
             while training.step < stop:
                 training.run(min(stop, training.step + 10))
-                checkpoint(lambda: dict(training=training.state_dict(), scores=scores, weights=weights))
-            more = _collect(spec, training, train)
-            scores, weights = scores | more[0], weights | more[1]
-        if spec.test: accuracy = evaluate(training.model, _get_data(store, spec.test))
+                checkpoint(lambda: dict(training=training.state_dict(), found=found))
+            more = [_collect(spec, stop, model, trackers, train) for model, trackers in _networks(training)]
+            found = [(scores | s, weights | w) for (scores, weights), (s, w) in zip(found, more)]
+        if spec.test: accuracy = [evaluate(model, _get_data(store, spec.test)) for model, _ in _networks(training)]
     except (FloatingPointError, ValueError) as error:
         if isinstance(error, ValueError) and not _diverged(training): raise
         status, reason = "diverged", str(error)
-    metrics = training.history()
-    metrics["test_accuracy"] = [float("nan")] * (len(metrics) - 1) + [accuracy] * min(len(metrics), 1)
-    about = dict(status=status, reason=reason, started=started, ended=time.time())
-    _finish(spec, store, work, metrics, scores, weights, provenance(device) | about)
+    about = provenance(device) | dict(status=status, reason=reason, started=started, ended=time.time())
+    for k, (member, (scores, weights)) in enumerate(zip(members, found)):
+        metrics = training.history()
+        if spec.together: metrics = metrics[metrics.member == k].drop(columns="member").reset_index(drop=True)
+        metrics["test_accuracy"] = [float("nan")] * (len(metrics) - 1) + [accuracy[k]] * min(len(metrics), 1)
+        if not store.has(member): _finish(member, store, work, metrics, scores, weights, about)
+    shutil.rmtree(work, ignore_errors=True)
 
 # %% ../nbs/api/75_runs.ipynb #f12fabf2
 def _finish(spec: RunSpec, store: Store, work: Path, metrics: pd.DataFrame, scores: dict[str, Tensor],
@@ -384,13 +408,12 @@ def _finish(spec: RunSpec, store: Store, work: Path, metrics: pd.DataFrame, scor
     _write_json(folder/"provenance.json", about)
     _write_json(folder/"manifest.json", {path.name: _sha256(path) for path in sorted(folder.iterdir())})
     os.replace(folder, store.folder(spec))
-    shutil.rmtree(work, ignore_errors=True)
 
 # %% ../nbs/api/75_runs.ipynb #b94a75c2
 def _attempt(spec: RunSpec, path: Path, build: Callable[[], nn.Module] | None, device: str, least: float) -> str:
     "Finish the run in the store at `path`: 'done', or 'busy' when another process has it."
     store = Store(path)
-    with _lock(store.path/"unfinished"/f"{spec.hash}.lock") as mine:
+    with _lock(store.path/"unfinished"/f"{_members(spec)[0].hash}.lock") as mine:
         if not mine: return "busy"
         if not store.has(spec):
             with num_threads(spec.threads): _run(spec, store, build, torch.device(device), least)
