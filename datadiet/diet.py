@@ -36,10 +36,10 @@ def _name(thing: str | Recipe | Callable) -> str:
     if isinstance(thing, str): return thing
     return "custom" if isinstance(thing, Recipe) else getattr(thing, "__name__", type(thing).__name__)
 
-def _check_model(model: str | Callable[[], nn.Module], width: int | None, data: Images) -> None:
-    "ValueError for a model that could not be made, before anything is trained."
-    if not isinstance(model, str): return
-    with seeded(0, "check"): make_model(model, data.n_classes, data.images.shape[1], width)
+def _check_model(model: str | Callable[[], nn.Module], width: int | None, data: Images) -> int:
+    "The number of parameters; ValueError for a model that could not be made, before anything is trained."
+    with seeded(0, "check"): net = make_model(model, data.n_classes, data.images.shape[1], width) if isinstance(model, str) else model()
+    return sum(p.numel() for p in net.parameters())
 
 # %% ../nbs/api/80_diet.ipynb #f019da5c
 def _carry_out(plan: Sequence[RunSpec], read: Callable[[RunResult], object], store: str | os.PathLike | None,
@@ -57,7 +57,7 @@ def _carry_out(plan: Sequence[RunSpec], read: Callable[[RunResult], object], sto
 
 # %% ../nbs/api/80_diet.ipynb #41144a32
 def scoring_plan(data: Images, model: str, recipe: Recipe, score: Sequence[str], epoch: float | None = None, runs: int = 10,
-                 seed: int = 0, width: int | None = None) -> list[RunSpec]:
+                 seed: int = 0, width: int | None = None, together: bool = False) -> list[RunSpec]:
     """The runs behind `score_dataset`, as a plan that can be looked at, counted or carried out elsewhere.
 
     Args:
@@ -69,6 +69,7 @@ def scoring_plan(data: Images, model: str, recipe: Recipe, score: Sequence[str],
         runs: Number of trainings, at least 1.
         seed: Of all of this; another seed shares no training with it.
         width: For a model given by name, see `make_model`.
+        together: Whether the runs are trained in one ensemble.
 
     Returns:
         One spec a run.
@@ -81,13 +82,14 @@ def scoring_plan(data: Images, model: str, recipe: Recipe, score: Sequence[str],
     at = tuple((name, step or (recipe.steps if name == "forgetting" else early)) for name in score)
     seeds = [derive_seed(seed, f"scoring run {r}") for r in range(runs)]
     last = max(step for _, step in at)
-    return [RunSpec(data_key(data), model, recipe, s, width=width, scores=at, until=last) for s in seeds]
+    company = tuple(seeds) if together else ()
+    return [RunSpec(data_key(data), model, recipe, s, width=width, scores=at, until=last, together=company) for s in seeds]
 
 # %% ../nbs/api/80_diet.ipynb #143aeb1c
 def score_dataset(data: Images, model: str | Callable[[], nn.Module] = "resnet18", recipe: str | Recipe = "paper",
                   score: str | Sequence[str] = "el2n", epoch: float | None = None, runs: int = 10, seed: int = 0, *,
                   width: int | None = None, device: str | torch.device | None = None, workers: int | None = None,
-                  store: str | os.PathLike | None = None, progress: bool = True) -> Scores | dict[str, Scores]:
+                  store: str | os.PathLike | None = None, together: bool | None = None, progress: bool = True) -> Scores | dict[str, Scores]:
     """Score every example by several independent trainings.
 
     Args:
@@ -103,6 +105,8 @@ def score_dataset(data: Images, model: str | Callable[[], nn.Module] = "resnet18
         device: Where to train and to score; None: `default_device()`.
         workers: Trainings at once; None: on a CPU one a core, else one. Each has one CPU thread.
         store: A folder that keeps the trainings, so that an interrupted call goes on; None: a temporary one.
+        together: Train the runs as one batched program (see `EnsembleTraining`). None: where it pays, which is for
+            networks of up to a million parameters on a GPU; on a CPU one process a core is faster.
         progress: Whether to show a bar.
 
     Returns:
@@ -117,8 +121,9 @@ def score_dataset(data: Images, model: str | Callable[[], nn.Module] = "resnet18
     """
     recipe_, device = _recipe(recipe), torch.device(device or default_device())
     names = [score] if isinstance(score, str) else list(score)
-    _check_model(model, width, data)
-    plan = scoring_plan(data, _name(model), recipe_, names, epoch, runs, seed, width)
+    n_parameters = _check_model(model, width, data)
+    if together is None: together = device.type != "cpu" and n_parameters <= 1_000_000
+    plan = scoring_plan(data, _name(model), recipe_, names, epoch, runs, seed, width, together)
     values = _carry_out(plan, RunResult.scores, store, [data], model, device, workers, progress)
     with num_threads(1): about = dict(model=_name(model), width=width, recipe=_name(recipe), seed=seed, **provenance(device))
     scores = {}
