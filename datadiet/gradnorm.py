@@ -384,7 +384,7 @@ def _refuse(norms: "GradNorms", bad: Tensor, message: Callable[[int], str]) -> N
 def _batch_size(norms: "GradNorms") -> int:
     "How many examples go through the model at once."
     if norms.method == "vmap": return _default_chunk(norms.chosen)
-    return 128 if next(iter(norms.chosen.values())).device.type == "cpu" else 512
+    return 64 if next(iter(norms.chosen.values())).device.type == "cpu" else 512
 
 def _weights(norms: "GradNorms") -> dict[str, Tensor]:
     "The model's weights in the fastest layout, made anew when they have changed."

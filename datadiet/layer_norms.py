@@ -9,6 +9,7 @@ __all__ = ['LINEAR', 'CONV', 'squared', 'by_product', 'by_gram', 'linear_method'
 
 # %% ../nbs/api/34_layer_norms.ipynb #2dafdf59
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -130,7 +131,8 @@ def conv_native(x: Tensor, g: Tensor, window: Window, groups: int = 1) -> Tensor
     weight = x.new_empty(g.shape[1], x.shape[1] // groups, *window.kernel).contiguous(memory_format=torch.channels_last)
     gradient = lambda g, x: torch.ops.aten.convolution_backward(
         g, x, weight, None, window.stride, padding, window.dilation, False, [0, 0], groups, [False, True, False])[1]
-    return torch.cat([squared(gradient(*pair)[None]) for pair in zip(g.split(1), x.split(1))])
+    length = partial(torch.linalg.vector_norm, dtype=torch.promote_types(x.dtype, torch.float32))
+    return squared(torch.stack([length(gradient(*pair)) for pair in zip(g.split(1), x.split(1))]))
 
 # %% ../nbs/api/34_layer_norms.ipynb #1ca7d809
 def conv_method(x: Tensor, g: Tensor, window: Window, groups: int = 1) -> str:

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from .core import atomic_write, eval_mode
 from .data import Images, batches, predict
-from .gradnorm import grad_norms, last_layer
+from .gradnorm import GradNorms, last_layer
 
 # %% ../nbs/api/40_scores.ipynb #4c47e64a
 def _check(logits: Tensor, labels: Tensor) -> None:
@@ -205,8 +205,8 @@ def _gradient_score(model: nn.Module, data: Images, name: str, batch_size: int, 
     device = next(model.parameters()).device
     parameters = last_layer(model) if name == "grand_last_layer" else None
     steps = tqdm(batches(data, batch_size, device), name, -(-len(data) // batch_size), leave=False, disable=not progress)
-    with eval_mode(model):
-        return torch.cat([grad_norms(model, x, y, parameters=parameters).float().cpu() for _, x, y in steps])
+    with eval_mode(model), GradNorms(model, parameters=parameters) as norms:
+        return torch.cat([norms(x, y).float() for _, x, y in steps]).cpu()
 
 # %% ../nbs/api/40_scores.ipynb #0f09b5ff
 @dataclass(frozen=True, eq=False, repr=False)
