@@ -381,10 +381,11 @@ def _refuse(norms: "GradNorms", bad: Tensor, message: Callable[[int], str]) -> N
     norms.pending.append((bad, message))
     if bad.device.type == "cpu": norms.check()
 
-def _batch_size(norms: "GradNorms") -> int:
-    "How many examples go through the model at once."
+def _batch_size(norms: "GradNorms", image: Tensor) -> int:
+    "How many examples go through the model at once: 512, on a CPU so many as fit its cache, but at least 64."
     if norms.method == "vmap": return _default_chunk(norms.chosen)
-    return 64 if next(iter(norms.chosen.values())).device.type == "cpu" else 512
+    on_cpu = next(iter(norms.chosen.values())).device.type == "cpu"
+    return min(512, max(64, 3 * 2**16 // max(1, image.numel()))) if on_cpu else 512
 
 def _weights(norms: "GradNorms") -> dict[str, Tensor]:
     "The model's weights in the fastest layout, made anew when they have changed."
@@ -457,7 +458,7 @@ class GradNorms:
     def __call__(self, images: Tensor, labels: Tensor) -> Tensor | dict[str, Tensor]:
         _check_examples(images, labels)
         _check_batchnorm(self.model)
-        size = self.chunk_size or _batch_size(self)
+        size = self.chunk_size or _batch_size(self, images[0])
         chunks = [_chunk_norms(self, *pair, start=i * size) for i, pair in enumerate(zip(images.split(size), labels.split(size)))]
         norms = {name: torch.cat([chunk[name] for chunk in chunks]) for name in self.chosen}
         whole = torch.stack(list(norms.values())).square().sum(0).sqrt()
