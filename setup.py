@@ -34,7 +34,7 @@ setup(
     package_data={cfg["lib_name"]: ["py.typed"]},
     python_requires=f">={cfg['min_python']}",
     install_requires=shlex.split(cfg["requirements"]),
-    extras_require={extra: shlex.split(cfg[f"{extra}_requirements"]) for extra in ("dev", "bench")},
+    extras_require={extra: shlex.split(cfg[f"{extra}_requirements"]) for extra in ("dev", "ray", "bench")},
     entry_points={
         "console_scripts": cfg["console_scripts"].split("\n"),
         "nbdev": [f"{cfg['lib_name']}={cfg['lib_path']}._modidx:d"],  # nbdev's docs find our symbols here

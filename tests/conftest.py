@@ -7,10 +7,21 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from nursery import ROOT, Nursery
+
 PROJECT = ["datadiet", "nbs", "tools", "settings.ini", "setup.py", "MANIFEST.in", "README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff"]
 NOTEBOOKS = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("nbs/**/[!.]*.ipynb")
                    if ".ipynb_checkpoints" not in path.parts)
+
+
+def pytest_addoption(parser):
+    parser.addoption("--long", action="store_true", help="run the tests that take minutes, too")
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--long"): return
+    for item in items:
+        if "long" in item.keywords: item.add_marker(pytest.mark.skip(reason="takes minutes: --long"))
 
 
 def copy_project(to):
@@ -33,6 +44,14 @@ def project(tmp_path):
 def shared_project(tmp_path_factory):
     "A copy of the project for all notebooks that one worker runs."
     return copy_project(tmp_path_factory.mktemp("project"))
+
+
+@pytest.fixture(scope="module")
+def nursery(tmp_path_factory):
+    "Where processes that are to be killed come from."
+    nursery = Nursery(tmp_path_factory.mktemp("nursery"))
+    yield nursery
+    nursery.close()
 
 
 def run(*command, cwd, **env):
