@@ -306,14 +306,15 @@ def _lock(path: Path) -> Iterator[bool]:
 # %% ../nbs/api/75_runs.ipynb #e7700b3f
 class _Checkpoints:
     "Decides when a checkpoint is due, and writes it."
+    share = .01
     def __init__(self, path: Path, least: float):
-        self.path, self.least, self.cost, self.spent = path, least, .02, 0.0
+        self.path, self.least, self.cost, self.spent = path, least, .005, 0.0
         self.started = self.saved = time.monotonic()
 
     def __call__(self, state: Callable[[], dict]) -> None:
         "Write state() if it is due."
         now = time.monotonic()
-        if now - self.saved < self.least or self.spent + self.cost > .02 * (now - self.started): return
+        if now - self.saved < self.least or self.spent + self.cost > self.share * (now - self.started): return
         _save_checkpoint(self.path, state())
         self.saved = time.monotonic()
         self.cost = self.saved - now
@@ -539,7 +540,7 @@ def run_all(plan: Iterable[RunSpec], store: Store | str | os.PathLike, data: Ite
         engine: "local", or "ray" for a cluster (`ray.init` first, or RAY_ADDRESS; the store on shared storage).
         num_cpus, num_gpus: What one run takes of a Ray node; fractions are allowed.
         builders: Functions that build the models which `make_model` does not know, by the name in the spec.
-        checkpoint_every: Seconds between checkpoints at least; they never take more than about 2 % of the time.
+        checkpoint_every: Seconds between checkpoints at least; they never take more than about 1 % of the time.
         progress: Show a bar with the time left.
 
     Returns:

@@ -38,6 +38,7 @@ def spec(steps, **change):
 plan = [spec(1500), spec(1500, seed=1), spec(1500, seed=2, kept=None), spec(200, model="small_cnn", width=4)]
 small = [spec(60), spec(60, seed=1)]
 store = Store(STORE)
+runs._Checkpoints.share = 1.0            # not sparing: in runs of a second, too, there shall be some
 def carry_out(plan, least=10.0, builders={}):
     "What the workers of `run_all` do, in this process, one run after the other."
     for images in data: runs._put_data(store, images)
