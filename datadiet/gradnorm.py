@@ -514,6 +514,7 @@ def grad_norms(
             is not finite. The message names the argument, the value and the remedy.
 
     Parameters without a formula are computed through `torch.func`, and a warning names them once.
+    Under `torch.autocast` the products are computed in half precision; the norms are then good to about a percent.
     The expectation of this norm over independent trainings is GraNd in Paul et al., arXiv:2107.07075.
     """
     with GradNorms(model, loss, parameters, method, per_parameter, chunk_size) as norms: return norms(images, labels)

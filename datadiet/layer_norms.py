@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['LINEAR', 'CONV', 'squared', 'by_product', 'by_gram', 'linear_method', 'linear_squares', 'positions_last',
-           'positions_first', 'in_chunks', 'Window', 'conv_unfold', 'conv_patches', 'conv_product', 'conv_pixels',
-           'conv_native', 'conv_method', 'conv_squares', 'conv_candidates', 'batchnorm_squares', 'embedding_squares']
+           'positions_first', 'in_chunks', 'Window', 'conv_unfold', 'conv_patches', 'conv_product', 'conv_winograd',
+           'paired', 'conv_pixels', 'conv_native', 'conv_method', 'conv_squares', 'conv_candidates',
+           'batchnorm_squares', 'embedding_squares']
 
 # %% ../nbs/api/34_layer_norms.ipynb #2dafdf59
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -18,8 +18,9 @@ from torch import Tensor
 # %% ../nbs/api/34_layer_norms.ipynb #532f9ed4
 def squared(t: Tensor) -> Tensor:
     "Squared length of every example's part of `t` (B or B×…): B numbers, in double precision except on MPS, which has none."
-    length = torch.linalg.vector_norm(t.reshape(len(t), -1), dim=1, dtype=torch.promote_types(t.dtype, torch.float32))
-    return (length if t.device.type == "mps" else length.double()).square()
+    flat = t.reshape(len(t), -1).to(torch.promote_types(t.dtype, torch.float32))
+    total = torch.linalg.vecdot(flat, flat)
+    return total if total.device.type == "mps" else total.double()
 
 # %% ../nbs/api/34_layer_norms.ipynb #46f7ce9d
 def by_product(X: Tensor, G: Tensor) -> Tensor:
@@ -78,10 +79,15 @@ class Window:
         sides = (*(0, 0) * channels_last, left, right, top, bottom)
         return F.pad(x, sides) if any(sides) else x
 
+    def shift(self, t: Tensor, axis: int, k: int, dim: int, count: int) -> Tensor:
+        "What the kernel's row (axis 0) or column (1) number `k` meets at `count` places along `dim`, as a view."
+        step = self.stride[axis]
+        met = t.narrow(dim, k * self.dilation[axis], step * (count - 1) + 1)
+        return met if step == 1 else met[(slice(None),) * dim + (slice(None, None, step),)]
+
     def shifts(self, t: Tensor, axis: int, dim: int, count: int) -> list[Tensor]:
-        "For each of the kernel's rows (axis 0) or columns (1): what it meets at `count` places along `dim`, as views."
-        step, offsets = self.stride[axis], [k * self.dilation[axis] for k in range(self.kernel[axis])]
-        return [t[(slice(None),) * dim + (slice(o, o + step * (count - 1) + 1, step),)] for o in offsets]
+        "The same for all rows or columns."
+        return [self.shift(t, axis, k, dim, count) for k in range(self.kernel[axis])]
 
 # %% ../nbs/api/34_layer_norms.ipynb #5a6aa3d4
 def conv_unfold(x: Tensor, g: Tensor, window: Window) -> Tensor:
@@ -105,6 +111,30 @@ def conv_product(x: Tensor, g: Tensor, window: Window) -> Tensor:
     G = g.flatten(1, 2).transpose(1, 2)
     return squared(torch.cat([torch.bmm(G, rows.flatten(1, 2)) for rows in window.shifts(columns, 0, 1, h)], 1))
 
+# %% ../nbs/api/34_layer_norms.ipynb #f9fc658d
+def conv_winograd(x: Tensor, g: Tensor, window: Window) -> Tensor:
+    "The same with four products for six. ValueError for a convolution that is not `paired`."
+    if not paired(g.permute(0, 3, 1, 2), window): raise ValueError("method='winograd' is for three columns, no strides and an even width: choose another.")
+    (h, w), x = g.shape[1:3], window.pad(x)
+    p, q, (a, b, c, d) = g[:, :, ::2], g[:, :, 1::2], (x[:, :, k:k + w - 1:2] for k in range(4))
+    X = _sums([(a, c, -1), (b, c, 1), (c, b, -1), (d, b, -1)])
+    G = _sums([(p, q, 0), (p, q, 1), (p, q, -1), (q, p, 0)]).flatten(0, 1).flatten(1, 2).transpose(1, 2)
+    products = torch.stack([torch.bmm(G, rows.flatten(0, 1).flatten(1, 2)) for rows in window.shifts(X, 0, 2, h)], 1)
+    first, plus, minus, last = products.unflatten(0, (-1, 4)).unbind(1)
+    both = plus + minus
+    return squared(torch.add(first, both, alpha=.5)) + squared(plus - minus) / 4 + squared(torch.add(last, both, alpha=.5))
+
+def _sums(terms: list[tuple[Tensor, Tensor, int]]) -> Tensor:
+    "left + sign·right for all (left, right, sign), stacked behind the batch."
+    like = terms[0][0]
+    out = like.new_empty(len(like), len(terms), *like.shape[1:])
+    for slot, (left, right, sign) in zip(out.unbind(1), terms): torch.add(left, right, alpha=sign, out=slot)
+    return out
+
+def paired(g: Tensor, window: Window) -> bool:
+    "Whether g B×O×h×w can be taken two places at a time: a kernel of three columns, not dilated, no strides, and an even width."
+    return window.stride == (1, 1) and (window.kernel[1], window.dilation[1], g.shape[3] % 2) == (3, 1, 0)
+
 # %% ../nbs/api/34_layer_norms.ipynb #d7f5e66d
 def conv_pixels(x: Tensor, g: Tensor, window: Window) -> Tensor:
     "The same from the Gram matrix of the pixels, summed over the kernel's shifts."
@@ -113,8 +143,7 @@ def conv_pixels(x: Tensor, g: Tensor, window: Window) -> Tensor:
     (top, bottom), (left, right) = window.padding
     if any(window.padding[0] + window.padding[1]): K = F.pad(K, (left, right, top, bottom, left, right, top, bottom))
     for axis, count in ((1, w), (0, h)):
-        once = window.shifts(K, axis, 1 + axis, count)
-        K = _sum([window.shifts(t, axis, 3 + axis, count)[k] for k, t in enumerate(once)])
+        K = _sum([window.shift(t, axis, k, 3 + axis, count) for k, t in enumerate(window.shifts(K, axis, 1 + axis, count))])
     return _inner(K, torch.bmm(G, G.transpose(1, 2)))
 
 def _sum(parts: list[Tensor]) -> Tensor:
@@ -131,8 +160,7 @@ def conv_native(x: Tensor, g: Tensor, window: Window, groups: int = 1) -> Tensor
     weight = x.new_empty(g.shape[1], x.shape[1] // groups, *window.kernel).contiguous(memory_format=torch.channels_last)
     gradient = lambda g, x: torch.ops.aten.convolution_backward(
         g, x, weight, None, window.stride, padding, window.dilation, False, [0, 0], groups, [False, True, False])[1]
-    length = partial(torch.linalg.vector_norm, dtype=torch.promote_types(x.dtype, torch.float32))
-    return squared(torch.stack([length(gradient(*pair)) for pair in zip(g.split(1), x.split(1))]))
+    return torch.cat([squared(gradient(*pair).permute(0, 2, 3, 1)[None]) for pair in zip(g.split(1), x.split(1))])
 
 # %% ../nbs/api/34_layer_norms.ipynb #1ca7d809
 def conv_method(x: Tensor, g: Tensor, window: Window, groups: int = 1) -> str:
@@ -142,11 +170,11 @@ def conv_method(x: Tensor, g: Tensor, window: Window, groups: int = 1) -> str:
     costs = dict(direct=T * k * C * O, patches=T**2 * (k * C + O), pixels=P**2 * (C + 8 * sum(window.kernel)) + T**2 * O)
     best = min(costs, key=costs.get)
     if best != "direct" and x.dtype != torch.float64: return best
-    if x.device.type == "cpu" and k > 1 and x[0].numel() > 20480: return "native"
+    if x.device.type == "cpu" and k > 1 and window.stride == (1, 1) and x[0].numel() > 20480: return "winograd" if paired(g, window) and groups == 1 else "native"
     return "product" if C >= 8 else "unfold"
 
 # %% ../nbs/api/34_layer_norms.ipynb #e547f860
-CONV = dict(product=conv_product, unfold=conv_unfold, patches=conv_patches, pixels=conv_pixels, native=conv_native)
+CONV = dict(product=conv_product, winograd=conv_winograd, unfold=conv_unfold, patches=conv_patches, pixels=conv_pixels, native=conv_native)
 
 def conv_squares(x: Tensor, g: Tensor, window: Window, groups: int = 1, method: str | None = None) -> Tensor:
     "‖∇W‖² of every example for `F.conv2d`, from its input x B×C×H×W and its output's gradient g B×O×h×w."
@@ -162,14 +190,16 @@ def _largest(method: str, x: tuple[int, ...], g: tuple[int, ...], window: Window
     (H, W, C), (h, w, O), (kh, kw) = x, g, window.kernel
     T, P = h * w, (H + sum(window.padding[0])) * (W + sum(window.padding[1]))
     patches, weight = T * kh * kw * C, kh * kw * C * O
-    own = dict(native=0, product=max(P * kw * C, weight), unfold=max(patches, weight), patches=max(T * T, patches), pixels=P * P)
+    own = dict(native=0, product=max(P * kw * C, weight), winograd=max(2 * P * C, 2 * T * O, weight), unfold=max(patches, weight), patches=max(T * T, patches), pixels=P * P)
     return max(own[method], H * W * C, T * O)
 
 def conv_candidates(x: Tensor, g: Tensor, window: Window, groups: int = 1) -> list[str]:
-    "The methods that may be tried: whose arrays stay small and, in double precision, that compute the gradient itself."
+    "The methods that may be tried: whose arrays stay small, that do not crash and, in double precision, that compute the gradient itself."
     shapes = [(*t.shape[2:], t.shape[1] // groups) for t in (x, g)]
-    exact = x.dtype == torch.float64
-    return [m for m in CONV if m == "native" or _largest(m, *shapes, window) <= 2**25 and not (exact and m in ("patches", "pixels"))]
+    out = {"patches", "pixels"} if x.dtype == torch.float64 else set()
+    if window.kernel == (1, 1): out.add("native")
+    if not paired(g, window): out.add("winograd")
+    return [m for m in CONV if m not in out and _largest(m, *shapes, window) <= 2**25]
 
 # %% ../nbs/api/34_layer_norms.ipynb #1f3e239e
 def batchnorm_squares(x: Tensor, g: Tensor, mean: Tensor, var: Tensor, eps: float) -> tuple[Tensor, Tensor]:
