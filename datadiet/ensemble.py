@@ -17,7 +17,7 @@ from torch.func import functional_call, stack_module_state, vmap
 
 from .core import default_device, generator
 from .data import Images, augment, check_logits, normalise
-from .train import Recipe, Tracker, make_optimizer, training_order
+from .train import Recipe, Tracker, make_optimizer, products_in, training_order
 
 # %% ../nbs/api/32_ensemble.ipynb #68f895a1
 class EnsembleTraining:
@@ -60,9 +60,10 @@ class EnsembleTraining:
         "One step of every member on its examples `idx` (K×B); the K losses before it."
         pixels = [augment(normalise(self.data.images[i], self.data), draws, self.recipe.pad, self.recipe.flip) for i, draws in zip(idx, self.draws)]
         labels = self.data.labels[idx]
-        logits = vmap(self._forward)({name.replace("/", "."): w for name, w in self.weights.items()}, self.buffers, torch.stack(pixels))
+        weights = {name.replace("/", "."): w for name, w in self.weights.items()}
+        with products_in(self.recipe.precision, self.device): logits = vmap(self._forward)(weights, self.buffers, torch.stack(pixels)).float()
         check_logits(logits[0], idx.shape[1], self.data.n_classes)
-        losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").view(idx.shape).mean(1)
+        losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none", label_smoothing=self.recipe.smoothing).view(idx.shape).mean(1)
         self.optimizer.zero_grad()
         losses.sum().backward()
         for k, trackers in enumerate(self.trackers):

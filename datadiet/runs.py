@@ -350,7 +350,7 @@ def _collect(spec: RunSpec, step: int, model: nn.Module, trackers: list, train: 
     found = score_model(model, train, [name for name in names if name in SCORES]) if names else {}
     if "forgetting" in names: found["forgetting"] = torch.from_numpy(trackers[0].scores())
     state = model.state_dict() if step in spec.snapshots else {}
-    weights = {f"{step}/{key}": value.detach().cpu().clone() for key, value in state.items()}
+    weights = {f"{step}/{key}": value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in state.items()}
     return {f"{name}@{step}": found[name] for name in names}, weights
 
 def _diverged(training: Training | EnsembleTraining) -> bool:
