@@ -3,10 +3,12 @@ BIN := .venv/bin
 READY := .venv/.installed
 QUICKSTART := nbs/guides/10_quickstart.ipynb
 BENCHMARKS := $(wildcard nbs/benchmarks/*.ipynb)
+EXPERIMENTS := $(wildcard nbs/experiments/*.ipynb)
+TIER ?= digits
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help quickstart test docs lab bench bench-gpu
+.PHONY: help quickstart figures test docs lab bench bench-gpu
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s%s\n", $$1, $$2}' Makefile
@@ -17,6 +19,9 @@ quickstart: $(READY)  ## score the digits, prune them, train again: the table an
 	@echo 'the executed notebook   $(QUICKSTART)'
 	@echo 'the table               nbs/results/digits_pruning.csv'
 	@echo 'the figure              nbs/images/digits_pruning.png'
+
+figures: $(READY)  ## the paper's figures; TIER=digits takes minutes, fashion and cpu hours, fast and paper a GPU
+	DATADIET_TIER=$(TIER) $(BIN)/python tools/run_notebook.py $(EXPERIMENTS)
 
 test: $(READY)  ## run every notebook and every test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
@@ -29,7 +34,7 @@ lab: $(READY)  ## open JupyterLab, with the hooks that keep notebooks clean
 	$(BIN)/python -m ipykernel install --sys-prefix
 	$(BIN)/jupyter lab
 
-bench: .venv/.bench  ## measure speed and memory beside the other libraries, on one core: half an hour
+bench: .venv/.bench  ## measure speed and memory beside the other libraries: an hour
 	$(BIN)/python tools/run_notebook.py --flags slow $(BENCHMARKS)
 	@echo
 	@echo 'the tables              nbs/results/bench_*.csv'

@@ -78,7 +78,7 @@ def _stop(errors: list, code: int) -> None:
 
 # %% ../nbs/api/90_cli.ipynb #b2c58df9
 @app.command(epilog="Example: datadiet score digits --model small_cnn --recipe digits --score el2n --score grand --out scores")
-def score(data: DataName, score: Annotated[list[str], typer.Option(help="el2n, grand, forgetting, loss, …; may be given several times.")] = ["el2n"],
+def score(data: DataName, score: Annotated[list[str], typer.Option(help="el2n, grand, forgetting, aum, loss, …; may be given several times.")] = ["el2n"],
           model: Model = "resnet18", width: Width = None, recipe: RecipeName = "paper",
           epoch: Annotated[Optional[float], typer.Option(help="When to score, in epochs; default: the recipe's own.")] = None,
           runs: Annotated[int, typer.Option(help="Independent trainings to average over.")] = 10, seed: Seed = 0, root: Root = None,

@@ -45,7 +45,7 @@ LINEAR = dict(product=by_product, gram=by_gram)
 
 def linear_squares(x: Tensor, g: Tensor, method: str | None = None) -> Tensor:
     "‖∇W‖² of every example for `F.linear`, from its input x B×…×I and its output's gradient g B×…×O."
-    X, G = (positions_last(t.to(torch.promote_types(x.dtype, g.dtype))) for t in (x, g))
+    X, G = (positions_last(t) for t in _alike(x, g))
     (_, T, inputs), outputs = X.shape, G.shape[2]
     if T == 1 and method is None: return squared(X) * squared(G)
     method = method or linear_method(T, inputs, outputs, X.dtype)
@@ -59,6 +59,12 @@ def positions_last(t: Tensor) -> Tensor:
 def positions_first(t: Tensor) -> Tensor:
     "B×C×… as B×T×C, a view."
     return t.flatten(2).transpose(1, 2) if t.ndim > 2 else t[:, None]
+
+def _alike(x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+    "Both in one precision, since under autocast they may differ; on a CPU at least in single, in which it is faster at small products."
+    dtype = torch.promote_types(x.dtype, g.dtype)
+    if x.device.type == "cpu": dtype = torch.promote_types(dtype, torch.float32)
+    return x.to(dtype), g.to(dtype)
 
 def in_chunks(f, x: Tensor, g: Tensor, numbers: int) -> Tensor:
     "`f(x, g)`, so many examples at once that their intermediate results, `numbers` each, fit into the cache."
@@ -178,7 +184,7 @@ CONV = dict(product=conv_product, winograd=conv_winograd, unfold=conv_unfold, pa
 
 def conv_squares(x: Tensor, g: Tensor, window: Window, groups: int = 1, method: str | None = None) -> Tensor:
     "‖∇W‖² of every example for `F.conv2d`, from its input x B×C×H×W and its output's gradient g B×O×h×w."
-    x, g = (t.to(torch.promote_types(x.dtype, g.dtype)) for t in (x, g))       # under autocast they may differ
+    x, g = _alike(x, g)
     method = method or conv_method(x, g, window, groups)
     if method == "native": return conv_native(x, g, window, groups)
     x, g = (t.reshape(len(t) * groups, t.shape[1] // groups, *t.shape[2:]).permute(0, 2, 3, 1) for t in (x, g))

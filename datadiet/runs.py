@@ -38,7 +38,7 @@ from tqdm import tqdm
 import datadiet
 from .core import array_hash, atomic_write, default_device, eval_mode, num_threads, provenance, seeded
 from .data import Images, batches
-from .dynamics import Forgetting
+from .dynamics import TRACKERS
 from .ensemble import EnsembleTraining
 from .models import make_model
 from .scores import SCORES, score_model
@@ -56,7 +56,7 @@ class RunSpec:
         seed: Of the initial weights, the order of the data, augmentation and dropout.
         width: Of the model, None for its own.
         kept: int64 indices of the examples to train on, None for all of them.
-        scores: Pairs (score, step): which scores to take, after which steps; "forgetting" or a name in `SCORES`.
+        scores: Pairs (score, step): which scores to take, after which steps; names in `SCORES` or `TRACKERS`.
         snapshots: Steps after which to keep the weights.
         until: The last step, None for the recipe's.
         threads: CPU threads to compute with (they change rounding).
@@ -106,7 +106,7 @@ def _check_spec(spec: RunSpec) -> None:
     "ValueError for a spec that could not be run."
     if not 1 <= spec.last <= spec.recipe.steps:
         raise ValueError(f"until={spec.until}: must be from 1 to {spec.recipe.steps}, the recipe's steps")
-    known = [*SCORES, "forgetting"]
+    known = [*SCORES, *TRACKERS]
     for name, step in spec.scores:
         if name not in known: raise ValueError(f"scores: {name!r} must be one of {', '.join(known)}")
         if not 0 <= step <= spec.last: raise ValueError(f"scores: {name} at step {step} must be from 0 to {spec.last}")
@@ -335,7 +335,8 @@ def _start(spec: RunSpec, store: Store, build: Callable[[], nn.Module] | None,
     for member in _members(spec):
         with seeded(member.seed, "init"):
             models.append(build() if build else make_model(spec.model, train.n_classes, channels, spec.width, spec.recipe.init))
-        trackers.append([Forgetting(len(kept))] if any(name == "forgetting" for name, _ in spec.scores) else [])
+        wanted = {name for name, _ in spec.scores}
+        trackers.append([kind(len(kept)) for name, kind in TRACKERS.items() if name in wanted])
     if spec.together: return EnsembleTraining(models, kept, spec.recipe, spec.together, trackers, device), train
     return Training(models[0], kept, spec.recipe, spec.seed, trackers[0], device), train
 
@@ -348,7 +349,7 @@ def _collect(spec: RunSpec, step: int, model: nn.Module, trackers: list, train: 
     "The scores and the snapshot that the spec wants of one network at `step`, by the names that the files use."
     names = [name for name, at in spec.scores if at == step]
     found = score_model(model, train, [name for name in names if name in SCORES]) if names else {}
-    if "forgetting" in names: found["forgetting"] = torch.from_numpy(trackers[0].scores())
+    found |= {tracker.name: torch.from_numpy(tracker.scores()) for tracker in trackers if tracker.name in names}
     state = model.state_dict() if step in spec.snapshots else {}
     weights = {f"{step}/{key}": value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in state.items()}
     return {f"{name}@{step}": found[name] for name in names}, weights

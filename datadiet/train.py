@@ -78,7 +78,7 @@ RECIPES: dict[str, Recipe] = dict(
     # ten epochs of CIFAR-10 with make_model("vgg", width=128), on a GPU
     fast=Recipe(steps=10 * 390, lr=0.2, smoothing=0.1, precision="bfloat16", score_epoch=2),
     # CIFAR-10 on a CPU with make_model("resnet10", width=16): twelve epochs
-    cpu=Recipe(steps=12 * 390, lr=0.2, score_epoch=2),
+    cpu=Recipe(steps=12 * 390, lr=0.2, precision="bfloat16", score_epoch=2),
     # Fashion-MNIST on a CPU with make_model("vgg", channels=1, width=16): eight epochs
     fashion=Recipe(steps=8 * 468, lr=0.2, pad=2, precision="bfloat16", score_epoch=2),
     # 8×8 digits with a small net: seconds
