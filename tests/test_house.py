@@ -108,6 +108,7 @@ def test_site_has_every_page_and_no_dead_link(project):
     site = project / "_docs"
     dead = []
     for page in site.rglob("*.html"):
+        assert "](../" not in page.read_text(), f"{page.relative_to(site)}: a link was taken apart (a name in backticks inside it?)"
         for link in re.findall(r'<(?:a|img) [^>]*?(?:href|src)="([^"#?:]+)["#?]', page.read_text()):
             if not (page.parent / unquote(link)).exists(): dead.append(f"{page.relative_to(site)}: {link}")
     assert not dead

@@ -284,12 +284,12 @@ def backpack_nhwc(model, images, labels): return backpack_l2(*_nhwc(model, image
 
 @method("call", "datadiet, one call", "ours")
 def one_call(model, images, labels):
-    "`grad_norms` as a reader types it: what it knows about the model it knows from the first call."
+    "grad_norms as a reader types it: what it knows about the model it knows from the first call."
     return lambda: grad_norms(model, images, labels)
 
 
 def by_engine(model, images, labels, method):
-    "`GradNorms`, made once for many batches: how a data set is scored."
+    "GradNorms, made once for many batches: how a data set is scored."
     norms = GradNorms(model, method=method)
     return lambda: norms(images, labels)
 
