@@ -76,7 +76,7 @@ def test_a_node_dies_and_the_plan_completes(cluster, nursery, tmp_path):
     def build():
         with open(Path(STORE, "built"), "a") as file: file.write(f"{os.getpid()} {os.getppid()}\\n")
         return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))
-    builders, several = dict(mine=build), [spec(3000, model="mine", seed=seed) for seed in range(4)]
+    builders, several = dict(mine=build), [spec(6000, model="mine", seed=seed) for seed in range(4)]
     """
     driver = nursery.start(several + f"""
     import ray
