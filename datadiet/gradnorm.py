@@ -382,10 +382,10 @@ def _refuse(norms: "GradNorms", bad: Tensor, message: Callable[[int], str]) -> N
     if bad.device.type == "cpu": norms.check()
 
 def _batch_size(norms: "GradNorms", image: Tensor) -> int:
-    "How many examples go through the model at once: 512, on a CPU so many as fit its cache, but at least 64."
+    "How many examples go through the model at once: 512, on a CPU so many as fit its cache, but at least 64 a thread."
     if norms.method == "vmap": return _default_chunk(norms.chosen)
     on_cpu = next(iter(norms.chosen.values())).device.type == "cpu"
-    return min(512, max(64, 3 * 2**16 // max(1, image.numel()))) if on_cpu else 512
+    return min(512, max(64 * torch.get_num_threads(), 3 * 2**16 // max(1, image.numel()))) if on_cpu else 512
 
 def _weights(norms: "GradNorms") -> dict[str, Tensor]:
     "The model's weights in the fastest layout, made anew when they have changed."

@@ -67,8 +67,8 @@ def _alike(x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
     return x.to(dtype), g.to(dtype)
 
 def in_chunks(f, x: Tensor, g: Tensor, numbers: int) -> Tensor:
-    "`f(x, g)`, so many examples at once that their intermediate results, `numbers` each, fit into the cache."
-    size = max(1, (2**19 if x.device.type == "cpu" else 2**27) // numbers)
+    "`f(x, g)`, so many examples at once that their intermediate results, `numbers` each, fit into the cache (of each thread's core)."
+    size = max(1, (2**19 * torch.get_num_threads() if x.device.type == "cpu" else 2**27) // numbers)
     return f(x, g) if size >= len(x) else torch.cat([f(*pair) for pair in zip(x.split(size), g.split(size))])
 
 # %% ../nbs/api/34_layer_norms.ipynb #4b8304b9
