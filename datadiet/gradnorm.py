@@ -342,7 +342,9 @@ def _agree(found: dict[str, Tensor], truth: dict[str, Tensor], dtype: torch.dtyp
 def _verdict(model: nn.Module, loss: Callable, found: dict[str, Tensor], watch: _Watch, chosen: dict[str, Tensor],
              images: Tensor, labels: Tensor) -> tuple[list[str], str]:
     "Which of the chosen parameters no formula covers, and how they are computed ('vmap' or 'loop'): two examples by autograd decide."
-    two, dtype = [0, -1], next(iter(chosen.values())).dtype
+    two, like = [0, -1], next(iter(chosen.values()))
+    autocast = torch.is_autocast_enabled(like.device.type)
+    dtype = torch.get_autocast_dtype(like.device.type) if autocast else like.dtype
     truth, reached = _loop_norms(model, loss, chosen, images[two], labels[two])
     unknown = [name for name in chosen if name in watch.unknown or (name in reached and name not in watch.known)]
     if not _agree({name: found[name][two] for name in chosen if name not in unknown}, truth, dtype): unknown = list(chosen)
