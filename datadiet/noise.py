@@ -9,23 +9,13 @@ __all__ = ['rank_suspects', 'auroc', 'average_precision', 'precision_at_k']
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from scipy.stats import rankdata
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor
 
 from .core import derive_seed
+from .prune import hardness
 from .scores import Scores
-
-# %% ../nbs/api/60_noise.ipynb #c11c88bb
-def _suspicion(scores: Scores | Sequence | np.ndarray | Tensor, hardest: str = "high") -> np.ndarray:
-    "Float64 N, larger is more suspicious; ValueError for another shape, NaN, or an unknown direction."
-    if isinstance(scores, Scores): scores, hardest = scores.mean(), scores.hardest
-    if hardest not in ("high", "low"): raise ValueError(f"hardest={hardest!r}: must be 'high' or 'low', the end of the scores at which the hard examples are")
-    values = torch.as_tensor(scores, dtype=torch.float64).detach().cpu().numpy()
-    if values.ndim != 1 or not len(values): raise ValueError(f"scores have the shape {values.shape}: must be one number for each of N ≥ 1 examples (average over runs first)")
-    if np.isnan(values).any(): raise ValueError(f"scores are NaN, first for example {np.isnan(values).argmax()}: score it again or leave it out")
-    return values if hardest == "high" else -values
 
 # %% ../nbs/api/60_noise.ipynb #8a231ad8
 def rank_suspects(scores: Scores | Sequence | np.ndarray | Tensor, seed: int = 0, hardest: str = "high") -> np.ndarray:
@@ -42,7 +32,7 @@ def rank_suspects(scores: Scores | Sequence | np.ndarray | Tensor, seed: int = 0
     Raises:
         ValueError: For NaN, another shape than N ≥ 1, or an unknown direction.
     """
-    suspicion = _suspicion(scores, hardest)
+    suspicion = hardness(scores, hardest)
     shuffle = np.random.default_rng(derive_seed(seed, "noise/ties")).permutation(len(suspicion))
     return shuffle[np.argsort(-suspicion[shuffle], kind="stable")].astype(np.int64)
 
@@ -72,7 +62,7 @@ def auroc(scores: Scores | Sequence | np.ndarray | Tensor, wrong: Sequence | np.
     Raises:
         ValueError: As for `rank_suspects`, and for a mask that does not fit or marks none or all.
     """
-    suspicion = _suspicion(scores, hardest)
+    suspicion = hardness(scores, hardest)
     return float(roc_auc_score(_check_wrong(wrong, len(suspicion)), rankdata(suspicion)))
 
 # %% ../nbs/api/60_noise.ipynb #8bbba10b
@@ -91,7 +81,7 @@ def average_precision(scores: Scores | Sequence | np.ndarray | Tensor, wrong: Se
     Raises:
         ValueError: As for `auroc`.
     """
-    suspicion = _suspicion(scores, hardest)
+    suspicion = hardness(scores, hardest)
     return float(average_precision_score(_check_wrong(wrong, len(suspicion)), rankdata(suspicion)))
 
 # %% ../nbs/api/60_noise.ipynb #8ebe6848
