@@ -8,7 +8,7 @@ TIER ?= digits
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help quickstart figures test docs lab bench bench-gpu
+.PHONY: help quickstart figures test docs test-docs lab wheel bench bench-gpu
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s%s\n", $$1, $$2}' Makefile
@@ -24,15 +24,27 @@ figures: $(READY)  ## the paper's figures; TIER=digits takes minutes, fashion an
 	DATADIET_TIER=$(TIER) $(BIN)/python tools/run_notebook.py $(EXPERIMENTS)
 
 test: $(READY)  ## run every notebook and every test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --ignore=tests/docs
 
 docs: $(READY)  ## build the site into _docs/
-	$(BIN)/python tools/docs.py
+	OMP_NUM_THREADS=1 $(BIN)/python tools/docs
 
-lab: $(READY)  ## open JupyterLab, with the hooks that keep notebooks clean
+test-docs: docs  ## build the site and look at it with a browser (Chromium); screenshots in .cache/screenshots/
+	$(BIN)/python -m pytest tests/docs
+
+lab: $(READY)  ## open JupyterLab, with the hooks that keep notebooks clean; LAB=--no-browser passes options
 	$(BIN)/nbdev_install_hooks
 	$(BIN)/python -m ipykernel install --sys-prefix
-	$(BIN)/jupyter lab
+	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB)
+
+wheel: $(READY)  ## build dist/ and try the wheel in an environment of its own, outside this folder
+	rm -rf build dist
+	$(BIN)/python -m pip install build twine
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/python -m venv --clear build/clean
+	build/clean/bin/pip install dist/*.whl
+	cd build && clean/bin/datadiet --version && clean/bin/python -c 'import datadiet.diet, datadiet.plot, datadiet.cli; print(datadiet.__file__)'
 
 bench: .venv/.bench  ## measure speed and memory beside the other libraries: an hour
 	$(BIN)/python tools/run_notebook.py --flags slow $(BENCHMARKS)

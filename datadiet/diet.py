@@ -13,15 +13,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import nn
 
-from .core import check_fraction, default_device, derive_seed, num_threads, provenance, seeded
-from .data import Images
+from .core import check_fraction, default_device, derive_seed, eval_mode, num_threads, provenance, seeded
+from .data import Data, Images, check_logits, forward
 from .dynamics import TRACKERS
+from .inputs import as_data
 from .models import make_model
 from .prune import keep_highest, keep_lowest, keep_random, keep_window
 from .runs import RunResult, RunSpec, data_key, run_all
@@ -36,24 +38,31 @@ def _recipe(recipe: str | Recipe) -> Recipe:
     return RECIPES[recipe]
 
 def _name(thing: str | Recipe | Callable) -> str:
-    "What to call a model or recipe in a spec and in a table."
+    "What to call a model, a recipe or a loss in a spec and in a table."
     if isinstance(thing, str): return thing
     if isinstance(thing, Recipe): return next((name for name, known in RECIPES.items() if known == thing), "custom")
     return getattr(thing, "__name__", type(thing).__name__)
 
-def _check_model(model: str | Callable[[], nn.Module], width: int | None, data: Images) -> int:
-    "The number of parameters; ValueError for a model that could not be made, before anything is trained."
-    with seeded(0, "check"): net = make_model(model, data.n_classes, data.images.shape[1], width) if isinstance(model, str) else model()
+def _check_model(model: str | Callable[[], nn.Module], width: int | None, data: Data) -> int:
+    "The number of parameters; ValueError for a model that could not be made or gives no logits, before anything is trained."
+    with seeded(0, "check"):
+        net = make_model(model, data.n_classes, data.channels, width) if isinstance(model, str) else model()
+        with eval_mode(net), torch.no_grad(): check_logits(forward(net, data.peek()), min(2, len(data)), data.n_classes)
     return sum(p.numel() for p in net.parameters())
 
 # %% ../nbs/api/80_diet.ipynb #f019da5c
 def _carry_out(plan: Sequence[RunSpec], read: Callable[[RunResult], object], store: str | os.PathLike | None,
-               data: Sequence[Images], model: str | Callable, device: torch.device, workers: int | None, progress: bool) -> list:
-    "read(result) of every run of the plan. FloatingPointError when one diverged."
+               data: Sequence[Data], model: str | Callable, device: torch.device, workers: int | None, progress: bool,
+               loss: Callable | None = None) -> list:
+    "read(result) of every run of the plan, with this loss. FloatingPointError when one diverged."
     if workers is not None and workers < 1: raise ValueError(f"workers={workers}: must be at least 1")
-    builders = {} if isinstance(model, str) else {_name(model): model}
+    if loss: plan = [replace(spec, loss=_name(loss)) for spec in plan]
+    more = dict(builders={} if isinstance(model, str) else {_name(model): model}, losses={_name(loss): loss} if loss else {})
     with tempfile.TemporaryDirectory() if store is None else nullcontext(store) as folder:
-        results = run_all(plan, folder, data, workers=workers, devices=[str(device)], builders=builders, progress=progress)
+        try: results = run_all(plan, folder, data, workers=workers, devices=[str(device)], progress=progress, **more)
+        except ExceptionGroup as group:
+            if {type(error) for error in group.exceptions} != {ValueError}: raise
+            raise group.exceptions[0]                                   # bad input, and ten runs say the same of it
         diverged = sum(run.provenance["status"] == "diverged" for run in results)
         if diverged:
             raise FloatingPointError(f"{diverged} of {len(plan)} trainings diverged: the loss became NaN or infinite, "
@@ -61,7 +70,7 @@ def _carry_out(plan: Sequence[RunSpec], read: Callable[[RunResult], object], sto
         return [read(run) for run in results]
 
 # %% ../nbs/api/80_diet.ipynb #41144a32
-def scoring_plan(data: Images, model: str, recipe: Recipe, score: Sequence[str], epoch: float | None = None, runs: int = 10,
+def scoring_plan(data: Data, model: str, recipe: Recipe, score: Sequence[str], epoch: float | None = None, runs: int = 10,
                  seed: int = 0, width: int | None = None, together: bool = False) -> list[RunSpec]:
     """The runs behind `score_dataset`, as a plan that can be looked at, counted or carried out elsewhere.
 
@@ -84,29 +93,33 @@ def scoring_plan(data: Images, model: str, recipe: Recipe, score: Sequence[str],
     """
     step = _check_scoring(score, recipe, epoch, runs, data)
     early = recipe.steps_at(recipe.score_epoch, len(data))
-    at = tuple((name, step or (recipe.steps if name in TRACKERS else early)) for name in score)
+    untrained = [name for name in score if name in SCORES and not SCORES[name].trained]                      # known before the first step
+    at = tuple((name, 0 if name in untrained else step or (recipe.steps if name in TRACKERS else early)) for name in score)
     seeds = [derive_seed(seed, f"scoring run {r}") for r in range(runs)]
-    last = max(step for _, step in at)
+    last = max(1, *(step for _, step in at))
     company = tuple(seeds) if together else ()
     return [RunSpec(data_key(data), model, recipe, s, width=width, scores=at, until=last, together=company) for s in seeds]
 
 # %% ../nbs/api/80_diet.ipynb #143aeb1c
-def score_dataset(data: Images, model: str | Callable[[], nn.Module] = "resnet18", recipe: str | Recipe = "paper",
+def score_dataset(data: Any, model: str | Callable[[], nn.Module] = "resnet18", recipe: str | Recipe = "paper",
                   score: str | Sequence[str] = "el2n", epoch: float | None = None, runs: int = 10, seed: int = 0, *,
-                  width: int | None = None, device: str | torch.device | None = None, workers: int | None = None,
+                  width: int | None = None, loss: Callable | None = None, device: str | torch.device | None = None, workers: int | None = None,
                   store: str | os.PathLike | None = None, together: bool | None = None, progress: bool = True) -> Scores | dict[str, Scores]:
     """Score every example by several independent trainings.
 
     Args:
-        data: What to train on and to score; at least one batch of examples.
-        model: A name for `make_model`, or a function without arguments that builds a network (called with torch's
-            global generator seeded, so that it need not seed anything).
+        data: What to train on and to score: images, tensors, a `Dataset`, a path, …: anything for `as_data`. At least one
+            batch of examples.
+        model: A name for `make_model` (for images), or a function without arguments that builds a network (called with
+            torch's global generator seeded, so that it need not seed anything).
         recipe: A name in `RECIPES`, or a `Recipe`.
         score: A name in `SCORES` or `TRACKERS`; several names share the trainings.
         epoch: When scores are taken, in passes over `data`. None: at the recipe's `score_epoch`, those of `TRACKERS` at the end.
         runs: Number of trainings, at least 1.
         seed: Of all of this; another seed shares no training with it.
         width: For a model given by name, see `make_model`.
+        loss: What is trained on, and what "loss" and "grand" are about: a function of (logits B×K, labels B), as for `grad_norms`.
+            None: cross-entropy.
         device: Where to train and to score; None: `default_device()`.
         workers: Trainings at once; None: on a CPU one a core, else one. Each has one CPU thread.
         store: A folder that keeps the trainings, so that an interrupted call goes on; None: a temporary one.
@@ -119,26 +132,32 @@ def score_dataset(data: Images, model: str | Callable[[], nn.Module] = "resnet18
         were made: model, width, recipe, seed, step, examples_seen (batch_size · step, over all runs) and provenance.
 
     Raises:
-        ValueError: For an unknown name, an epoch outside the training, or data smaller than a batch.
+        ValueError: For an unknown name, an epoch outside the training, data smaller than a batch, or data, a network or a
+            loss that cannot be used.
         FloatingPointError: When a training diverged.
 
     The scores of arXiv:2107.07075 are means over ten such trainings.
     """
+    data = as_data(data)
     recipe_, device = _recipe(recipe), torch.device(device or default_device())
     names = [score] if isinstance(score, str) else list(score)
     n_parameters = _check_model(model, width, data)
-    if together is None: together = device.type != "cpu" and n_parameters <= 1_000_000
+    alone = loss is not None or not isinstance(data, Images)
+    if together is None: together = device.type != "cpu" and n_parameters <= 1_000_000 and not alone
+    if together and alone: raise ValueError("together=True: only images are trained together, with cross-entropy; leave it out")
     plan = scoring_plan(data, _name(model), recipe_, names, epoch, runs, seed, width, together)
-    found = _take_scores(plan, data, model, recipe, seed, device, workers, store, progress)
+    found = _take_scores(plan, data, model, recipe, seed, device, workers, store, progress, loss)
     scores = {name: found[name, step] for name, step in plan[0].scores}
     return scores[score] if isinstance(score, str) else scores
 
 # %% ../nbs/api/80_diet.ipynb #3cead29e
-def _take_scores(plan: Sequence[RunSpec], data: Images, model: str | Callable, recipe: str | Recipe, seed: int, device: torch.device,
-                 workers: int | None, store: str | os.PathLike | None, progress: bool) -> dict[tuple[str, int], Scores]:
+def _take_scores(plan: Sequence[RunSpec], data: Data, model: str | Callable, recipe: str | Recipe, seed: int, device: torch.device,
+                 workers: int | None, store: str | os.PathLike | None, progress: bool,
+                 loss: Callable | None = None) -> dict[tuple[str, int], Scores]:
     "All scores that the runs of a plan take, by (name, step); the first run takes all that any of them takes."
-    values = _carry_out(plan, RunResult.scores, store, [data], model, device, workers, progress)
+    values = _carry_out(plan, RunResult.scores, store, [data], model, device, workers, progress, loss)
     with num_threads(1): about = dict(model=_name(model), width=plan[0].width, recipe=_name(recipe), seed=seed, **provenance(device))
+    if loss: about["loss"] = _name(loss)
     scores = {}
     for name, step in plan[0].scores:
         found = np.stack([run[name, step] for run in values if (name, step) in run])
@@ -148,7 +167,7 @@ def _take_scores(plan: Sequence[RunSpec], data: Images, model: str | Callable, r
     return scores
 
 # %% ../nbs/api/80_diet.ipynb #90798009
-def _check_scoring(names: Sequence[str], recipe: Recipe, epoch: float | None, runs: int, data: Images) -> int | None:
+def _check_scoring(names: Sequence[str], recipe: Recipe, epoch: float | None, runs: int, data: Data) -> int | None:
     "The step of `epoch` (None: as the recipe has it); ValueError for what cannot be scored."
     known = [*SCORES, *TRACKERS]
     for name in names:
@@ -162,14 +181,14 @@ def _check_scoring(names: Sequence[str], recipe: Recipe, epoch: float | None, ru
     return max(1, recipe.steps_at(epoch, len(data)))
 
 # %% ../nbs/api/80_diet.ipynb #604c7038
-def score_path(data: Images, model: str | Callable[[], nn.Module] = "resnet18", recipe: str | Recipe = "paper",
+def score_path(data: Any, model: str | Callable[[], nn.Module] = "resnet18", recipe: str | Recipe = "paper",
                score: str | Sequence[str] = "el2n", epochs: Iterable[float] = (1, 2, 5, 10, 20), runs: int = 10, seed: int = 0, *,
-               width: int | None = None, device: str | torch.device | None = None, workers: int | None = None,
-               store: str | os.PathLike | None = None, progress: bool = True) -> dict[tuple[str, float], Scores]:
+               width: int | None = None, loss: Callable | None = None, device: str | torch.device | None = None,
+               workers: int | None = None, store: str | os.PathLike | None = None, progress: bool = True) -> dict[tuple[str, float], Scores]:
     """The same scores at several times of the same trainings.
 
     Args:
-        data: What to train on and to score; at least one batch of examples.
+        data: What to train on and to score, as for `score_dataset`; at least one batch of examples.
         model: A name for `make_model`, or a function without arguments that builds a network.
         recipe: A name in `RECIPES`, or a `Recipe`.
         score: A name in `SCORES` or `TRACKERS`, or several, which share the trainings.
@@ -178,6 +197,7 @@ def score_path(data: Images, model: str | Callable[[], nn.Module] = "resnet18", 
         runs: Number of trainings, at least 1.
         seed: Of all of this. The same trainings as those of `score_dataset` with this seed.
         width: For a model given by name, see `make_model`.
+        loss: As for `score_dataset`.
         device: Where to train and to score; None: `default_device()`.
         workers: Trainings at once; None: on a CPU one a core, else one. Each has one CPU thread.
         store: A folder that keeps the trainings, so that an interrupted call goes on; None: a temporary one.
@@ -192,6 +212,7 @@ def score_path(data: Images, model: str | Callable[[], nn.Module] = "resnet18", 
 
     Figure 1, top row, of arXiv:2107.07075.
     """
+    data = as_data(data)
     recipe_, device = _recipe(recipe), torch.device(device or default_device())
     names, epochs = [score] if isinstance(score, str) else list(score), list(epochs)
     _check_model(model, width, data)
@@ -202,20 +223,20 @@ def score_path(data: Images, model: str | Callable[[], nn.Module] = "resnet18", 
     at = tuple((name, step) for step in dict.fromkeys(steps) for name in names)
     plan = scoring_plan(data, _name(model), recipe_, names, None, runs, seed, width)
     plan = [replace(spec, scores=at, until=max(1, *steps)) for spec in plan]
-    found = _take_scores(plan, data, model, recipe, seed, device, workers, store, progress)
+    found = _take_scores(plan, data, model, recipe, seed, device, workers, store, progress, loss)
     return {(name, epoch): found[name, step] for epoch, step in zip(epochs, steps) for name in names}
 
 # %% ../nbs/api/80_diet.ipynb #f921a1ed
-def prune_curve(train: Images, test: Images, scores: Scores | Mapping[str, Scores],
+def prune_curve(train: Any, test: Any, scores: Scores | Mapping[str, Scores],
                 fractions: Iterable[float] = (.7, .5, .3, .2, .1),
                 model: str | Callable[[], nn.Module] = "resnet18", recipe: str | Recipe = "paper", seeds: int = 5, *,
-                lowest: Sequence[str] = (), width: int | None = None, device: str | torch.device | None = None,
+                lowest: Sequence[str] = (), width: int | None = None, loss: Callable | None = None, device: str | torch.device | None = None,
                 workers: int | None = None, store: str | os.PathLike | None = None, progress: bool = True) -> pd.DataFrame:
     """Test accuracy after training on what each score keeps, beside the full set and random subsets.
 
     Args:
-        train: What to prune and to train on.
-        test: What the accuracy is measured on, of the same classes.
+        train: What to prune and to train on, as for `score_dataset`.
+        test: What the accuracy is measured on, of the same classes, likewise.
         scores: Of `train`, one or several by name; the hardest examples are kept.
         fractions: The shares to keep, each in (0, 1].
         model: A name for `make_model`, or a function without arguments that builds a network.
@@ -223,6 +244,7 @@ def prune_curve(train: Images, test: Images, scores: Scores | Mapping[str, Score
         seeds: How often everything is repeated, at least once.
         lowest: Names among `scores` whose easiest examples are kept as well.
         width: For a model given by name, see `make_model`.
+        loss: As for `score_dataset`.
         device: Where to train; None: `default_device()`.
         workers: Trainings at once; None: on a CPU one a core, else one. Each has one CPU thread.
         store: A folder that keeps the trainings, so that an interrupted call goes on; None: a temporary one.
@@ -239,21 +261,24 @@ def prune_curve(train: Images, test: Images, scores: Scores | Mapping[str, Score
 
     Figure 1 of arXiv:2107.07075.
     """
+    train = as_data(train)
+    test = as_data(test, split="test", classes=train.classes)
     recipe_, device = _recipe(recipe), torch.device(device or default_device())
     scores = {scores.name: scores} if isinstance(scores, Scores) else dict(scores)
     fractions = _check_curve(train, test, scores, fractions, lowest, recipe_, seeds)
     _check_model(model, width, train)
     kept = list(_selections(scores, fractions, lowest, len(train), seeds))
-    return _train_on(kept, ["score", "fraction", "seed"], train, test, model, recipe, width, device, workers, store, progress)
+    return _train_on(kept, ["score", "fraction", "seed"], train, test, model, recipe, width, device, workers, store, progress, loss)
 
 # %% ../nbs/api/80_diet.ipynb #e6ac5081
-def _train_on(kept: Sequence[tuple], columns: Sequence[str], train: Images, test: Images, model: str | Callable, recipe: str | Recipe,
-              width: int | None, device: torch.device, workers: int | None, store: str | os.PathLike | None, progress: bool) -> pd.DataFrame:
+def _train_on(kept: Sequence[tuple], columns: Sequence[str], train: Data, test: Data, model: str | Callable, recipe: str | Recipe,
+              width: int | None, device: torch.device, workers: int | None, store: str | os.PathLike | None, progress: bool,
+              loss: Callable | None = None) -> pd.DataFrame:
     "One training for each (values of `columns`, the last of them the seed; kept indices, None for all): a row each."
     recipe_ = _recipe(recipe)
     plan = [RunSpec(data_key(train), _name(model), recipe_, derive_seed(seed, "pruned training"), test=data_key(test),
                     width=width, kept=idx) for *_, seed, idx in kept]
-    accuracy = _carry_out(plan, lambda run: run.accuracy, store, [train, test], model, device, workers, progress)
+    accuracy = _carry_out(plan, lambda run: run.accuracy, store, [train, test], model, device, workers, progress, loss)
     table = pd.DataFrame([(*key, acc, len(train) if idx is None else len(idx)) for (*key, idx), acc in zip(kept, accuracy)],
                          columns=[*columns, "accuracy", "n_train"])
     with num_threads(1): about = provenance(device)
@@ -270,7 +295,7 @@ def _selections(scores: Mapping[str, Scores], fractions: Sequence[float], lowest
             for name, s in scores.items(): yield name, fraction, seed, keep_highest(s, fraction, seed=seed)
             for name in lowest: yield f"{name}_lowest", fraction, seed, keep_lowest(scores[name], fraction, seed=seed)
 
-def _check_curve(train: Images, test: Images, scores: Mapping[str, Scores], fractions: Iterable[float],
+def _check_curve(train: Data, test: Data, scores: Mapping[str, Scores], fractions: Iterable[float],
                  lowest: Sequence[str], recipe: Recipe, seeds: int) -> list[float]:
     "The fractions as a list; ValueError for a curve that could not be finished."
     fractions = [check_fraction(f, "fractions") for f in fractions]

@@ -17,7 +17,7 @@ from torch.func import functional_call, stack_module_state, vmap
 
 from .core import default_device, generator
 from .data import Images, augment, check_logits, normalise
-from .train import Recipe, Tracker, make_optimizer, products_in, training_order
+from .train import Recipe, Tracker, make_optimizer, mirrored, products_in, training_order
 
 # %% ../nbs/api/32_ensemble.ipynb #68f895a1
 class EnsembleTraining:
@@ -47,6 +47,7 @@ class EnsembleTraining:
         self.buffers = {name: b.clone() for name, b in self.buffers.items()}
         self.optimizer, self.schedule = make_optimizer(self.weights, recipe)
         self.draws = [generator(seed, "augmentation") for seed in self.seeds]
+        self.flips = [mirrored(recipe, len(train), seed, self.device) for seed in self.seeds]
         self.step, self.losses, self.rates = 0, [], []
 
     def run(self, until: int) -> None:
@@ -58,7 +59,8 @@ class EnsembleTraining:
 
     def _step(self, idx: Tensor) -> Tensor:
         "One step of every member on its examples `idx` (K×B); the K losses before it."
-        pixels = [augment(normalise(self.data.images[i], self.data), draws, self.recipe.pad, self.recipe.flip) for i, draws in zip(idx, self.draws)]
+        pixels = [augment(normalise(self.data.images[i], self.data), draws, self.recipe.pad, flips(i, self.step))
+                  for i, draws, flips in zip(idx, self.draws, self.flips)]
         labels = self.data.labels[idx]
         weights = {name.replace("/", "."): w for name, w in self.weights.items()}
         with products_in(self.recipe.precision, self.device): logits = vmap(self._forward)(weights, self.buffers, torch.stack(pixels)).float()

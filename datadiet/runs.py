@@ -25,6 +25,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import cloudpickle
 import numpy as np
 import pandas as pd
 import torch
@@ -37,9 +38,10 @@ from tqdm import tqdm
 
 import datadiet
 from .core import array_hash, atomic_write, default_device, eval_mode, num_threads, provenance, seeded
-from .data import Images, batches
+from .data import Data, Images, batches, forward
 from .dynamics import TRACKERS
 from .ensemble import EnsembleTraining
+from .inputs import Stream
 from .models import make_model
 from .scores import SCORES, score_model
 from .train import Recipe, Training, evaluate
@@ -62,6 +64,7 @@ class RunSpec:
         threads: CPU threads to compute with (they change rounding).
         together: The seeds of all members, this one's among them, when the run is trained in an ensemble (that changes
             rounding as well); empty when it is trained alone.
+        loss: Of a loss that `run_all` is given; None: cross-entropy.
 
     Raises:
         ValueError: For steps outside the training, an unknown score, or no kept example.
@@ -78,6 +81,7 @@ class RunSpec:
     until: int | None = None
     threads: int = 1
     together: tuple[int, ...] = ()
+    loss: str | None = None
 
     def __post_init__(self):
         _check_spec(self)
@@ -90,6 +94,7 @@ class RunSpec:
         about = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         about |= dict(recipe=dataclasses.asdict(self.recipe), until=self.last)
         about["kept"] = None if self.kept is None else dict(n=len(self.kept), hash=array_hash(self.kept))
+        if self.loss is None: del about["loss"]                         # specs have the hash that they had before there was a choice
         return json.loads(json.dumps(about))
 
     @property
@@ -115,6 +120,7 @@ def _check_spec(spec: RunSpec) -> None:
     if spec.threads < 1: raise ValueError(f"threads={spec.threads}: must be at least 1")
     if spec.together and (spec.seed not in spec.together or len(set(spec.together)) < len(spec.together)):
         raise ValueError(f"together={spec.together}: must hold this run's seed {spec.seed}, and no seed twice")
+    if spec.together and spec.loss: raise ValueError(f"loss={spec.loss!r}: runs that are trained together have cross-entropy, must be None")
     if spec.kept is None: return
     kept = np.asarray(spec.kept)
     if kept.dtype.kind not in "iu" or kept.ndim != 1 or not len(kept):
@@ -122,11 +128,11 @@ def _check_spec(spec: RunSpec) -> None:
     object.__setattr__(spec, "kept", kept.astype(np.int64))
 
 # %% ../nbs/api/75_runs.ipynb #67cf36ae
-def data_key(data: Images) -> str:
-    """What a data set is called in a spec: "name-split-n-labels-pixels", the last two being hashes.
+def data_key(data: Data) -> str:
+    """What a data set is called in a spec: "name-split-n-labels-inputs", the last two being hashes.
 
     Args:
-        data: Any `Images`; for label noise, the one with the wrong labels.
+        data: Any; for label noise, the one with the wrong labels.
     """
     about = data.fingerprint
     return f"{about['name']}-{about['split']}-{about['n']}-{about['labels'][:8]}-{data.images_hash[:8]}"
@@ -248,19 +254,33 @@ class RunResult:
         return found
 
 # %% ../nbs/api/75_runs.ipynb #31f693cc
-def _put_data(store: Store, data: Images) -> str:
+def _put_data(store: Store, data: Data) -> str:
     "Keep a data set in the store under its key, which is returned."
     key = data_key(data)
-    path = store.path/"data"/f"{key}.safetensors"
-    if path.exists(): return key
+    path = store.path/"data"/f"{key}.{'safetensors' if isinstance(data, Images) else 'pt'}"
+    if path.exists() and not isinstance(data, Stream): return key       # of a stream, the reading may have been mended
+    if not isinstance(data, Images):
+        with atomic_write(path) as part: torch.save(data.to("cpu"), part, pickle_module=cloudpickle)
+        return key
     about = {name: getattr(data, name) for name in ("classes", "name", "split", "mean", "std", "source")}
     tensors = {name: getattr(data, name).cpu().contiguous() for name in ("images", "labels", "indices")}
     _write_tensors(path, tensors, dict(about=json.dumps(about)))
     return key
 
-def _get_data(store: Store, key: str) -> Images:
+def _get_pickled(path: Path) -> Data:
+    "A data set that is not images, its tensors mapped into memory, checked against the key that it is named by."
+    try: data = torch.load(path, weights_only=False, mmap=True)
+    except Exception as error:
+        raise ValueError(f"{path} cannot be read ({type(error).__name__}: {error}): import what it needs, or delete it and run the plan "
+                         "again, with the data set in data=") from error
+    if data_key(dataclasses.replace(data)) == path.stem: return data    # replaced: without the hashes that it remembers
+    raise ValueError(f"{path} gives other examples than its name says, the files that it reads have changed: delete it and run the plan "
+                     "again, with the data set in data=")
+
+def _get_data(store: Store, key: str) -> Data:
     "A data set from the store, checked against the key that it is named by."
     path = store.path/"data"/f"{key}.safetensors"
+    if path.with_suffix(".pt").exists(): return _get_pickled(path.with_suffix(".pt"))
     damaged = f"{path} is damaged: delete it and run the plan again, with the data set in data="
     try:
         with safe_open(path, "pt") as file:
@@ -325,30 +345,30 @@ def _members(spec: RunSpec) -> list[RunSpec]:
     "The specs of all runs that are trained together with this one, in their order; only itself when it is alone."
     return [dataclasses.replace(spec, seed=seed) for seed in spec.together] or [spec]
 
-def _start(spec: RunSpec, store: Store, build: Callable[[], nn.Module] | None,
-           device: torch.device) -> tuple[Training | EnsembleTraining, Images]:
+def _start(spec: RunSpec, store: Store, build: Callable[[], nn.Module] | None, device: torch.device,
+           loss: Callable | None = None) -> tuple[Training | EnsembleTraining, Data]:
     "The training of a spec before its first step, and all examples of its data set."
     train = _get_data(store, spec.train)
-    channels = train.images.shape[1]
     kept = train if spec.kept is None else train.subset(spec.kept)
     models, trackers = [], []
     for member in _members(spec):
         with seeded(member.seed, "init"):
-            models.append(build() if build else make_model(spec.model, train.n_classes, channels, spec.width, spec.recipe.init))
+            models.append(build() if build else make_model(spec.model, train.n_classes, train.channels, spec.width, spec.recipe.init))
         wanted = {name for name, _ in spec.scores}
         trackers.append([kind(len(kept)) for name, kind in TRACKERS.items() if name in wanted])
     if spec.together: return EnsembleTraining(models, kept, spec.recipe, spec.together, trackers, device), train
-    return Training(models[0], kept, spec.recipe, spec.seed, trackers[0], device), train
+    return Training(models[0], kept, spec.recipe, spec.seed, trackers[0], device, loss), train
 
 def _networks(training: Training | EnsembleTraining) -> list[tuple[nn.Module, list]]:
     "The network and the trackers of each member."
     if isinstance(training, Training): return [(training.model, training.trackers)]
     return [(training.member(k), training.trackers[k]) for k in range(len(training.seeds))]
 
-def _collect(spec: RunSpec, step: int, model: nn.Module, trackers: list, train: Images) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def _collect(spec: RunSpec, step: int, model: nn.Module, trackers: list, train: Data,
+             loss: Callable | None) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     "The scores and the snapshot that the spec wants of one network at `step`, by the names that the files use."
     names = [name for name, at in spec.scores if at == step]
-    found = score_model(model, train, [name for name in names if name in SCORES]) if names else {}
+    found = score_model(model, train, [name for name in names if name in SCORES], loss=loss) if names else {}
     found |= {tracker.name: torch.from_numpy(tracker.scores()) for tracker in trackers if tracker.name in names}
     state = model.state_dict() if step in spec.snapshots else {}
     weights = {f"{step}/{key}": value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in state.items()}
@@ -359,16 +379,16 @@ def _diverged(training: Training | EnsembleTraining) -> bool:
     with torch.no_grad():
         for model, _ in _networks(training):
             with eval_mode(model):
-                if not all(model(x).isfinite().all() for _, x, _ in batches(training.data, 512, training.device)): return True
+                if not all(forward(model, x).isfinite().all() for _, x, _ in batches(training.data, 512, training.device)): return True
     return False
 
 # %% ../nbs/api/75_runs.ipynb #f62fef74
 def _run(spec: RunSpec, store: Store, build: Callable[[], nn.Module] | None, device: torch.device,
-         least: float) -> None:
+         least: float, loss: Callable | None = None) -> None:
     "Carry out a run (with its ensemble, if it has one), from a checkpoint if there is one; leave finished folders."
     members, started = _members(spec), time.time()
     work = store.path/"unfinished"/members[0].hash
-    training, train = _start(spec, store, build, device)
+    training, train = _start(spec, store, build, device, loss)
     found, status, reason, accuracy = [({}, {}) for _ in members], "done", "", [float("nan")] * len(members)
     checkpoint, before = _Checkpoints(work/"checkpoint.pt", least), _load_checkpoint(work/"checkpoint.pt")
     if before:
@@ -380,7 +400,7 @@ def _run(spec: RunSpec, store: Store, build: Callable[[], nn.Module] | None, dev
             while training.step < stop:
                 training.run(min(stop, training.step + 10))
                 checkpoint(lambda: dict(training=training.state_dict(), found=found))
-            more = [_collect(spec, stop, model, trackers, train) for model, trackers in _networks(training)]
+            more = [_collect(spec, stop, model, trackers, train, loss) for model, trackers in _networks(training)]
             found = [(scores | s, weights | w) for (scores, weights), (s, w) in zip(found, more)]
         if spec.test: accuracy = [evaluate(model, _get_data(store, spec.test)) for model, _ in _networks(training)]
     except (FloatingPointError, ValueError) as error:
@@ -412,13 +432,14 @@ def _finish(spec: RunSpec, store: Store, work: Path, metrics: pd.DataFrame, scor
     os.replace(folder, store.folder(spec))
 
 # %% ../nbs/api/75_runs.ipynb #b94a75c2
-def _attempt(spec: RunSpec, path: Path, build: Callable[[], nn.Module] | None, device: str, least: float) -> str:
+def _attempt(spec: RunSpec, path: Path, build: Callable[[], nn.Module] | None, device: str, least: float,
+             loss: Callable | None = None) -> str:
     "Finish the run in the store at `path`: 'done', or 'busy' when another process has it."
     store = Store(path)
     with _lock(store.path/"unfinished"/f"{_members(spec)[0].hash}.lock") as mine:
         if not mine: return "busy"
         if not store.has(spec):
-            with num_threads(spec.threads): _run(spec, store, build, torch.device(device), least)
+            with num_threads(spec.threads): _run(spec, store, build, torch.device(device), least, loss)
     return "done"
 
 # %% ../nbs/api/75_runs.ipynb #2bf7aac0
@@ -526,10 +547,10 @@ def _on_ray(specs: Sequence[RunSpec], attempt: Callable[[RunSpec, str], str], nu
     return failed
 
 # %% ../nbs/api/75_runs.ipynb #11c70e53
-def run_all(plan: Iterable[RunSpec], store: Store | str | os.PathLike, data: Iterable[Images] = (), *,
+def run_all(plan: Iterable[RunSpec], store: Store | str | os.PathLike, data: Iterable[Data] = (), *,
             workers: int | None = None, devices: Sequence[str] | None = None, engine: str = "local",
             num_cpus: float = 1, num_gpus: float = 0, builders: Mapping[str, Callable[[], nn.Module]] | None = None,
-            checkpoint_every: float = 10, progress: bool = True) -> list[RunResult]:
+            losses: Mapping[str, Callable] | None = None, checkpoint_every: float = 10, progress: bool = True) -> list[RunResult]:
     """Carry out the runs of `plan` that `store` does not have yet, and return all results in the plan's order.
 
     Args:
@@ -541,6 +562,7 @@ def run_all(plan: Iterable[RunSpec], store: Store | str | os.PathLike, data: Ite
         engine: "local", or "ray" for a cluster (`ray.init` first, or RAY_ADDRESS; the store on shared storage).
         num_cpus, num_gpus: What one run takes of a Ray node; fractions are allowed.
         builders: Functions that build the models which `make_model` does not know, by the name in the spec.
+        losses: Functions of (logits B×K, labels B), by the name in the spec.
         checkpoint_every: Seconds between checkpoints at least; they never take more than about 1 % of the time.
         progress: Show a bar with the time left.
 
@@ -549,16 +571,18 @@ def run_all(plan: Iterable[RunSpec], store: Store | str | os.PathLike, data: Ite
 
     Raises:
         ExceptionGroup: When runs failed, after all others are finished; each exception's note names its run.
-        ValueError: For an unknown engine, or data that neither `data` nor the store has.
+        ValueError: For an unknown engine, a loss that is not given, or data that neither `data` nor the store has.
         KeyboardInterrupt: On Ctrl-C. What is finished is kept, the rest goes on from its checkpoints next time.
     """
     store, plan = store if isinstance(store, Store) else Store(store), list(plan)
     if engine not in ("local", "ray"): raise ValueError(f"engine={engine!r}: must be 'local' or 'ray'")
-    for images in data: _put_data(store, images)
+    for each in data: _put_data(store, each)
     _check_data(plan, store)
+    unknown = {spec.loss for spec in plan if spec.loss} - set(losses or {})
+    if unknown: raise ValueError(f"losses lacks {', '.join(sorted(unknown))}: must have the losses that the plan names")
     todo = [spec for spec in dict.fromkeys(plan) if not store.has(spec)]
     devices = list(devices or [str(default_device())])
-    attempt = _Attempt(store.path.absolute(), dict(builders or {}), checkpoint_every)
+    attempt = _Attempt(store.path.absolute(), dict(builders or {}), dict(losses or {}), checkpoint_every)
     with tqdm(total=len(todo), desc="runs", disable=not progress or not todo) as bar:
         if engine == "ray": failed = _on_ray(todo, attempt, num_cpus, num_gpus, bar)
         else: failed = _locally(todo, attempt, workers or _workers(devices, todo), devices, bar) if todo else {}
@@ -575,10 +599,11 @@ class _Attempt:
     "What engines call with a spec and a device: `_attempt` with everything else filled in."
     path: Path
     builders: dict[str, Callable[[], nn.Module]]
+    losses: dict[str, Callable]
     least: float
 
     def __call__(self, spec: RunSpec, device: str) -> str:
-        return _attempt(spec, self.path, self.builders.get(spec.model), device, self.least)
+        return _attempt(spec, self.path, self.builders.get(spec.model), device, self.least, self.losses.get(spec.loss))
 
 def _warn_diverged(results: Mapping[str, RunResult]) -> None:
     "Name the runs that diverged, by hash, in a warning."
@@ -596,7 +621,7 @@ def _workers(devices: Sequence[str], todo: Sequence[RunSpec]) -> int:
 def _check_data(plan: Sequence[RunSpec], store: Store) -> None:
     "ValueError when a spec names data that the store lacks."
     for key in {key for spec in plan for key in (spec.train, spec.test) if key}:
-        if not (store.path/"data"/f"{key}.safetensors").exists():
+        if not any((store.path/"data"/f"{key}.{kind}").exists() for kind in ("safetensors", "pt")):
             raise ValueError(f"the plan needs the data set {key}, which is not in {store.path}: pass it in data=")
 
 # %% ../nbs/api/75_runs.ipynb #91e0ffc8

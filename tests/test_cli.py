@@ -25,9 +25,20 @@ def test_from_a_data_set_to_a_curve(tmp_path):
     done = datadiet("prune", "scores/digits_el2n.npz", "--keep", "0.5", cwd=tmp_path)
     assert done.stdout == "kept.npy: 718 of 1,437 examples kept (highest, el2n)\n"
     assert len(np.load(tmp_path / "kept.npy")) == 718
+    for name in ("kept.csv", "kept.txt"):
+        assert datadiet("prune", "scores/digits_el2n.npz", "--keep", "0.5", "-o", name, cwd=tmp_path).stdout.startswith(f"{name}: 718 of 1,437")
+    assert (tmp_path / "kept.csv").read_text().splitlines() == ["example", *(tmp_path / "kept.txt").read_text().splitlines()]
+    assert [int(line) for line in (tmp_path / "kept.txt").read_text().splitlines()] == np.load(tmp_path / "kept.npy").tolist()
     done = datadiet("curve", "digits", "scores/digits_el2n.npz", *QUICK, "--keep", "0.5", "--seeds", "1", "--figure", "curve.png", cwd=tmp_path)
     assert done.returncode == 0 and "| el2n" in done.stdout, done.stderr
-    assert {p.name for p in tmp_path.iterdir()} == {"scores", "kept.npy", "curve.csv", "curve.png", "curve.svg"}
+    done = datadiet("figure", "curve.csv", "-o", "again.png", cwd=tmp_path)
+    assert done.stdout == "again.png: 3 rows of curve.csv\n", done.stderr
+    assert (tmp_path / "again.png").read_bytes() == (tmp_path / "curve.png").read_bytes()
+    done = datadiet("report", "scores/digits_el2n.npz", "--data", "digits", "-o", "report.html", cwd=tmp_path)
+    assert done.stdout.startswith("report.html: a report on 1,437 examples of digits"), done.stderr
+    assert (tmp_path / "report.html").read_text().rstrip().endswith("</html>")
+    assert {p.name for p in tmp_path.iterdir()} == {"scores", "kept.npy", "kept.csv", "kept.txt", "curve.csv", "curve.png", "curve.svg", "again.png",
+                                                    "again.svg", "report.html"}
 
 
 @pytest.mark.parametrize("args, says", [
@@ -38,6 +49,10 @@ def test_from_a_data_set_to_a_curve(tmp_path):
     (["score", "digits", *QUICK, "--out", "torn.npz/folder"], "the folder torn.npz/folder cannot be made"),
     (["curve", "digits", "torn.npz", *QUICK, "--out", "torn.npz/curve.csv"], "the folder torn.npz cannot be made"),
     (["prune", "torn.npz", "--keep", "0.5"], "torn.npz is not a readable file of scores"),
+    (["report", "torn.npz", "--data", "digits"], "torn.npz is not a readable file of scores"),
+    (["figure", "torn.npz", "-o", "curve.png"], "torn.npz: table has the columns PK half a file, of which no figure is known"),
+    (["figure", "none.csv"], "none.csv does not exist"),
+    (["train", "digits", "--kept", "torn.npz", *QUICK], "torn.npz ends in '.npz': must end in .npy or .csv or .txt"),
 ])
 def test_a_mistake_is_one_sentence(args, says, tmp_path):
     (tmp_path / "torn.npz").write_bytes(b"PK half a file")
