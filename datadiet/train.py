@@ -100,8 +100,9 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> tuple[torch.optim.Optimi
     optimizer = torch.optim.SGD(model.parameters(), lr=recipe.lr, momentum=recipe.momentum,
                                 nesterov=recipe.momentum > 0, weight_decay=recipe.weight_decay, fused=True)
     if recipe.milestones: return optimizer, lr_scheduler.MultiStepLR(optimizer, list(recipe.milestones), recipe.gamma)
+    warmup = max(recipe.warmup, 1.5 / (recipe.steps + 1))                # torch divides by zero when the rise has no step
     return optimizer, lr_scheduler.OneCycleLR(optimizer, recipe.lr, total_steps=recipe.steps + 1,
-                                              pct_start=recipe.warmup, cycle_momentum=False)
+                                              pct_start=warmup, cycle_momentum=False)
 
 # %% ../nbs/api/30_train.ipynb #f71c240e
 def training_order(n: int, batch_size: int, steps: int, seed: int, start: int = 0) -> Iterator[Tensor]:
