@@ -163,14 +163,11 @@ class _Reader(Dataset):
             try: items.append(self.dataset[i])
             except Exception as error: failures.append((i, f"could not be read ({type(error).__name__}: {error})", traceback.format_exc()))
         if not items: return None, None, failures
-        why = lambda error: _why_not(items, error)
-        try:
-            batch = self.collate(items)
-            why = str
-            return *_split(batch, len(items), self.inputs, self.label), failures
-        except Exception as error:
-            what = f"and the {len(items) - 1} after it make no batch: {why(error)}"
-            return None, None, [*failures, (positions[0], what, traceback.format_exc())]
+        no_batch = lambda why: (None, None, [*failures, (positions[0], f"and the {len(items) - 1} after it make no batch: {why}", traceback.format_exc())])
+        try: batch = self.collate(items)
+        except Exception as error: return no_batch(_why_not(items, error))
+        try: return *_split(batch, len(items), self.inputs, self.label), failures
+        except Exception as error: return no_batch(error)
 
 def _why_not(items: list, error: Exception) -> str:
     "Why items could not be collated: the first tensors of another shape than the first item's, or else the error itself."

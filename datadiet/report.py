@@ -7,6 +7,7 @@ __all__ = ['report']
 
 # %% ../nbs/api/88_report.ipynb #83558526
 import base64
+import html
 import io
 import re
 from collections.abc import Mapping, Sequence
@@ -44,7 +45,7 @@ def _svg(fig: Figure, alt: str) -> str:
     text = re.sub(r"<metadata>.*?</metadata>", "", file.getvalue()[file.getvalue().index("<svg"):], flags=re.DOTALL)
     box = re.search(r'viewBox="0 0 ([\d.]+) [\d.]+"', text)
     for color, own in _PAGE_COLORS.items(): text = text.replace(color, own)
-    return re.sub(r"<svg [^>]*>", f'<svg {box[0]} style="max-width: {float(box[1]):.0f}pt" role="img" aria-label="{Environment(autoescape=True).from_string("{{ t }}").render(t=alt)}">', text, count=1)
+    return re.sub(r"<svg [^>]*>", f'<svg {box[0]} style="max-width: {float(box[1]):.0f}pt" role="img" aria-label="{html.escape(alt)}">', text, count=1)
 
 # %% ../nbs/api/88_report.ipynb #82637691
 def _thumbnail(image: np.ndarray, side: int = 96) -> str:
@@ -78,7 +79,7 @@ def _about_score(name: str, scores: Scores) -> dict[str, Any]:
     with plot.style(): _, ax = plt.subplots(figsize=(4.4, 2.4), layout="constrained")
     fig = plot.score_histogram(values, score=name, ax=ax).figure
     hard = f"{'large' if scores.hardest == 'high' else 'small'} values are hard"
-    return dict(label=label, svg=_svg(fig, f"Histogram of {label}. {text}"), text=text, hard=hard, runs=scores.meta.get("runs", len(scores.values)), trust=_trust(scores))
+    return dict(label=label, svg=_svg(fig, f"Histogram of {label}. {text}"), text=text, hard=hard, runs=scores.n_runs, trust=_trust(scores))
 
 def _trust(scores: Scores) -> str:
     "The reliability of a ranking in a sentence."
@@ -86,7 +87,7 @@ def _trust(scores: Scores) -> str:
     except ValueError: return "One run: nobody knows how different the ranking would be with another. Score with more."
     said = f"Reliability {found:.2f}: the rank correlation to expect with as many other runs."
     if np.isnan(found) or found <= 0: return said + " That is no better than chance."
-    if found >= .95 or len(scores.values) < 2: return said
+    if found >= .95: return said
     return said + f" For 0.95 it takes about {scores.runs_needed(.95)} runs."
 
 # %% ../nbs/api/88_report.ipynb #5b90f5a0

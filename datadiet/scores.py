@@ -10,7 +10,7 @@ __all__ = ['SCORES', 'el2n', 'l1_error', 'max_margin', 'sum_margin', 'cross_entr
 import json
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -390,7 +390,12 @@ class Scores:
 
     def __repr__(self) -> str:
         of = f"{self.fingerprint['name']}, {self.fingerprint['split']}"
-        return f"Scores({self.name}: {len(self.values)} runs × {len(self):,} examples of {of})"
+        return f"Scores({self.name}: {self.n_runs} runs × {len(self):,} examples of {of})"
+
+    @property
+    def n_runs(self) -> int:
+        "The number of runs."
+        return len(self.values)
 
     def mean(self) -> np.ndarray:
         "float32, N: the mean over runs; infinite where one of them is."
@@ -429,7 +434,7 @@ class Scores:
             ValueError: For fewer than two runs, a reliability outside (0, 1), or runs that agree no better than by chance.
         """
         if not 0 < reliability < 1: raise ValueError(f"reliability={reliability!r}: must be above 0 and below 1")
-        found, runs = self.reliability(), len(self.values)
+        found, runs = self.reliability(), self.n_runs
         if not found > 0: raise ValueError(f"values of {self.name} have the reliability {found:.2f}: no number of runs makes a ranking of noise")
         return max(1, int(np.ceil(runs * reliability * (1 - found) / (found * (1 - reliability)) - 1e-9)))
 
@@ -474,10 +479,11 @@ class Scores:
         Raises:
             OSError: As for `atomic_write`.
         """
-        about = dict(name=self.name, fingerprint=self.fingerprint, images_hash=self.images_hash, source=self.source,
-                     hardest=self.hardest, meta=self.meta)
+        about = {key: getattr(self, key) for key in ("name", "fingerprint", "images_hash", "source", "hardest", "meta")}
         with atomic_write(path) as part, open(part, "wb") as file:
-            np.savez_compressed(file, values=self.values, about=json.dumps(about))
+            np.savez_compressed(file, **self._arrays(), about=json.dumps(about))
+
+    def _arrays(self) -> dict[str, np.ndarray]: return dict(values=self.values)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Scores":
@@ -496,10 +502,15 @@ class Scores:
         if not Path(path).exists():
             raise FileNotFoundError(f"{path} does not exist: name a file written by Scores.save or `datadiet score`")
         try:
-            with np.load(path) as file: return cls(values=file["values"], **json.loads(str(file["about"])))
+            with np.load(path) as file:
+                kind = cls if "values" in file.files else PublishedScores
+                return kind(**kind._from_arrays(file), **json.loads(str(file["about"])))
         except Exception as error:
             raise ValueError(f"{path} is not a readable file of scores ({type(error).__name__}: {error}): "
                              "compute or copy it again") from error
+
+    @staticmethod
+    def _from_arrays(file: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]: return dict(values=file["values"])
 
     @classmethod
     def published(cls, data: str, score: str = "el2n", epoch: float | None = None, model: str | None = None,
@@ -534,7 +545,7 @@ def _reliability(values: np.ndarray, splits: int = 50) -> float:
 # %% ../nbs/api/40_scores.ipynb #0c351c54
 @dataclass(frozen=True, eq=False, repr=False)
 class PublishedScores(Scores):
-    """The mean of a score over runs, without the runs: `values` has one row.
+    """The mean of a score over runs, without the runs: `values` has one row. A file of it holds half precision.
 
     Args:
         spread: float32, N: the standard deviation over the finite runs.
@@ -543,13 +554,19 @@ class PublishedScores(Scores):
     spread: np.ndarray = field(default_factory=lambda: np.empty(0))
     finite: np.ndarray = field(default_factory=lambda: np.empty(0))
 
-    def __repr__(self) -> str:
-        of = f"{self.fingerprint['name']}, {self.fingerprint['split']}"
-        return f"Scores({self.name}: the mean of {self.meta['runs']} runs, {len(self):,} examples of {of})"
-
+    @property
+    def n_runs(self) -> int: return self.meta["runs"]
     def std(self) -> np.ndarray: return self.spread
     def n_finite(self) -> np.ndarray: return self.finite
     def reliability(self) -> float: return self.meta["reliability"]
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        with np.errstate(over="ignore"): mean, std = self.mean().astype(np.float16), self.spread.astype(np.float16)
+        return dict(mean=mean, std=std, n_finite=self.finite.astype(np.uint8))
+
+    @staticmethod
+    def _from_arrays(file: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return dict(values=file["mean"], spread=file["std"].astype(np.float32), finite=file["n_finite"].astype(np.int64))
 
 # %% ../nbs/api/40_scores.ipynb #eeca7600
 def publish(scores: Scores, folder: str | os.PathLike, **about) -> Path:
@@ -566,15 +583,12 @@ def publish(scores: Scores, folder: str | os.PathLike, **about) -> Path:
     Raises:
         ValueError: For a single run, which has no spread, or when one of the three is not known.
     """
-    meta = scores.meta | dict(runs=len(scores.values), reliability=scores.reliability()) | about
+    meta = scores.meta | dict(runs=scores.n_runs, reliability=scores.reliability()) | about
     missing = [key for key in ("epoch", "model", "recipe") if key not in meta]
     if missing: raise ValueError(f"{', '.join(missing)} must be given: whoever reads the file has to know")
-    about = dict(name=scores.name, fingerprint=scores.fingerprint, images_hash=scores.images_hash, source=scores.source,
-                 hardest=scores.hardest, meta=meta)
     path = Path(folder)/f"{scores.fingerprint['name']}_{scores.name}_{meta['model']}_{meta['recipe']}_{meta['epoch']:g}.npz"
-    with np.errstate(over="ignore"): halves = dict(mean=scores.mean().astype(np.float16), std=scores.std().astype(np.float16))
-    with atomic_write(path) as part, open(part, "wb") as file:
-        np.savez_compressed(file, **halves, n_finite=scores.n_finite().astype(np.uint8), about=json.dumps(about))
+    PublishedScores(scores.mean(), scores.name, scores.fingerprint, scores.images_hash, scores.source, scores.hardest, meta,
+                    scores.std(), scores.n_finite()).save(path)
     return path
 
 # %% ../nbs/api/40_scores.ipynb #2d22893a
@@ -608,6 +622,4 @@ def _read_published(data: str, score: str, epoch: float | None, model: str | Non
     if not fits.any():
         asked = ", ".join(f"{key}={value!r}" for key, value in wanted.items() if value is not None)
         raise ValueError(f"nothing is published for {asked}: there are {', '.join(sorted(set(table.data + ' ' + table.score)))}; see published_scores()")
-    with np.load(table.file[fits.argmax()]) as file:
-        mean, std = (file[key].astype(np.float32) for key in ("mean", "std"))
-        return PublishedScores(mean, **json.loads(str(file["about"])), spread=std, finite=file["n_finite"].astype(np.int64))
+    return Scores.load(table.file[fits.argmax()])
