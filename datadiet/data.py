@@ -50,6 +50,9 @@ class Data:
     """
     per_example = ("labels", "indices", "chosen", "changed")
 
+    def __post_init__(self):
+        if self.indices is None: object.__setattr__(self, "indices", torch.arange(len(self.labels)))
+
     def __len__(self) -> int: return len(self.labels)
 
     @property
@@ -151,7 +154,7 @@ class Images(Data):
     changed: Tensor | None = None
 
     def __post_init__(self):
-        if self.indices is None: object.__setattr__(self, "indices", torch.arange(len(self.labels)))
+        super().__post_init__()
         _check_images(self.images, self.labels, len(self.classes))
 
     def __repr__(self) -> str:

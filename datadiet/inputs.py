@@ -105,7 +105,7 @@ class Examples(Data):
     changed: Tensor | None = None
 
     def __post_init__(self):
-        if self.indices is None: object.__setattr__(self, "indices", torch.arange(len(self.labels)))
+        super().__post_init__()
         for name, value in _named(self.inputs).items(): _check_input(name, value, len(self.labels))
         class_numbers(self.labels, self.classes)
 
@@ -244,7 +244,7 @@ class Stream(Data):
     given: Tensor = None
 
     def __post_init__(self):
-        if self.indices is None: object.__setattr__(self, "indices", torch.arange(len(self.labels)))
+        super().__post_init__()
         if self.given is None: object.__setattr__(self, "given", self.labels)
 
     def __repr__(self) -> str:
