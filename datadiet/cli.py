@@ -24,7 +24,7 @@ from .data import load
 from .diet import prune_curve, score_dataset
 from .export import read_indices, write_indices
 from .noise import suspects
-from .prune import keep_highest, keep_lowest, keep_random, keep_stratified, keep_window
+from .prune import keep_highest, keep_lowest, keep_moderate, keep_random, keep_stratified, keep_window
 from .report import report as write_report
 from .runs import RunSpec, Store, collect_garbage, data_key, list_runs, run_all
 from .scores import Scores
@@ -110,23 +110,26 @@ class By(str, Enum):
     window = "window"
     random = "random"
     stratified = "stratified"
+    moderate = "moderate"
 
 @app.command(epilog="Example: datadiet prune scores/digits_el2n.npz --keep 0.5 --out kept.npy")
 def prune(scores: Annotated[Path, typer.Argument(help="A file written by `datadiet score`.")],
           keep: Annotated[float, typer.Option(help="The fraction kept, above 0 and at most 1.")],
-          by: Annotated[By, typer.Option(help="Which examples: the hardest, the easiest, a window of the ranking, any, or by coverage (CCS).")] = By.highest,
+          by: Annotated[By, typer.Option(help="Which examples: the hardest, the easiest, a window of the ranking, any, by coverage (CCS), or the middle.")] = By.highest,
           offset: Annotated[float, typer.Option(help="Where a window starts, as a fraction of the ranking, easiest first.")] = 0.0,
           cutoff: Annotated[float, typer.Option(help="The hardest fraction that CCS leaves out.")] = 0.0,
           balance: Annotated[Optional[str], typer.Option(metavar="DATA", help="Keep the fraction in every class of this data set.")] = None,
           root: Root = None, seed: Seed = 0, out: Annotated[Path, typer.Option("--out", "-o", help="The kept indices, sorted, as .npy, .csv or .txt.")] = Path("kept.npy"),
           as_json: AsJson = False) -> None:
     """Choose examples by their scores, and write the indices of those kept."""
+    if offset and by is not By.window: raise typer.BadParameter(f"{offset:g} is for --by window, not for --by {by.value}.", param_hint="--offset")
+    if cutoff and by is not By.stratified: raise typer.BadParameter(f"{cutoff:g} is for --by stratified, not for --by {by.value}.", param_hint="--cutoff")
     ranked = Scores.load(scores)
     more = dict(seed=seed)
     if balance is not None: more["labels"] = _labels(ranked, balance, root)
     chosen = {By.highest: lambda: keep_highest(ranked, keep, **more), By.lowest: lambda: keep_lowest(ranked, keep, **more),
               By.window: lambda: keep_window(ranked, keep, offset, **more), By.random: lambda: keep_random(ranked, keep, **more),
-              By.stratified: lambda: keep_stratified(ranked, keep, cutoff, **more)}[by]()
+              By.stratified: lambda: keep_stratified(ranked, keep, cutoff, **more), By.moderate: lambda: keep_moderate(ranked, keep, **more)}[by]()
     write_indices(chosen, out)
     about = dict(path=str(out), kept=len(chosen), of=len(ranked), by=by.value, score=ranked.name)
     _say(f"{out}: {len(chosen):,} of {len(ranked):,} examples kept ({by.value}, {ranked.name})", about, as_json)
