@@ -9,6 +9,8 @@ __all__ = ['app', 'DataName', 'Root', 'Model', 'Width', 'RecipeName', 'Workers',
 
 # %% ../nbs/api/90_cli.ipynb #4abe97b3
 import json
+import tempfile
+from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Optional
@@ -36,9 +38,9 @@ app = typer.Typer(name="datadiet", add_completion=False, pretty_exceptions_enabl
 
 DataName = Annotated[str, typer.Argument(metavar="DATA", help="digits, fashion_mnist, cifar10, cifar100, cinic10, an .npz file or a folder of images.")]
 Root = Annotated[Optional[Path], typer.Option(help="Folder to look for named data sets in, before $DATADIET_DATA.")]
-Model = Annotated[str, typer.Option(help="resnet10, resnet18, resnet50, small_cnn or mlp.")]
+Model = Annotated[str, typer.Option(help="resnet10, resnet18, resnet50, small_cnn, vgg or mlp.")]
 Width = Annotated[Optional[int], typer.Option(help="Width of the network; default: the model's own.")]
-RecipeName = Annotated[str, typer.Option("--recipe", help="How to train: paper, cpu or digits.")]
+RecipeName = Annotated[str, typer.Option("--recipe", help=f"How to train: {', '.join(RECIPES)}.")]
 Workers = Annotated[Optional[int], typer.Option(help="Trainings side by side on a CPU; default: one a core.")]
 StorePath = Annotated[Optional[Path], typer.Option("--store", help="Folder that keeps the trainings: an interrupted command goes on, a finished training is not repeated.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
@@ -55,14 +57,10 @@ def _version(wanted: bool) -> None:
 def _common(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False) -> None:
     pass
 
-def _make_folder(folder: Path) -> None:
-    "Make `folder` before hours of training go into what is to be written there; OSError in one sentence when that fails."
-    try: folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error: raise OSError(error.errno, f"the folder {folder} cannot be made ({error.strerror}): name another place with --out") from None
-
 def _say(text: str, value: Any, as_json: bool) -> None:
-    "Print a result for people or for machines."
-    typer.echo(json.dumps(value, default=str) if as_json else text)
+    "Print a result for people or for machines (there what is not finite is null)."
+    if as_json: value = json.loads(json.dumps(value, default=str), parse_constant=lambda name: None)      # JSON knows no NaN and no Infinity
+    typer.echo(json.dumps(value) if as_json else text)
 
 def main() -> None:
     """The command `datadiet`: a mistake of the user, or of a disk, is one sentence on stderr and exit code 1; Ctrl-C is 130."""
@@ -80,6 +78,28 @@ def _stop(errors: list, code: int) -> None:
         if isinstance(error, ExceptionGroup): said = error.message
         typer.secho(f"datadiet: {said}", fg="red", err=True)
     raise SystemExit(code)
+
+# %% ../nbs/api/90_cli.ipynb #cdd546f7
+def _make_folder(folder: Path) -> None:
+    "Make `folder` and try it, before hours of training go into what is to be written there; OSError in one sentence when that fails."
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error: raise OSError(error.errno, f"the folder {folder} cannot be made or written to ({error.strerror}): name another place with --out") from None
+
+def _check_file(path: Path, endings: Sequence[str]) -> None:
+    "The same for a file that is to be written: its folder, and its name."
+    if path.is_dir(): raise ValueError(f"{path} is a folder: name a file in it")
+    if path.suffix not in endings: raise ValueError(f"{path} must end in {' or '.join(endings)}")
+    _make_folder(path.parent)
+
+def _by_name(files: list[Path]) -> dict[str, Scores]:
+    "The scores in some files, by their names; where two have the same, by those of the files."
+    read = [Scores.load(path) for path in files]
+    names = [s.name for s in read]
+    if len(set(names)) < len(names): names = [path.stem for path in files]
+    if len(set(names)) < len(names): raise ValueError(f"two of the files are called {max(names, key=names.count)}.npz: name each file once, or rename one")
+    return dict(zip(names, read))
 
 # %% ../nbs/api/90_cli.ipynb #b2c58df9
 @app.command(epilog="Example: datadiet score digits --model small_cnn --recipe digits --score el2n --score grand --out scores")
@@ -160,7 +180,7 @@ def report(scores: Annotated[list[Path], typer.Argument(help="Files written by `
            data: Annotated[str, typer.Option(metavar="DATA", help="The data set that the scores belong to, as for `datadiet score`.")], root: Root = None,
            out: Annotated[Path, typer.Option("--out", "-o", help="An .html file; it needs nothing beside it.")] = Path("report.html"), seed: Seed = 0, as_json: AsJson = False) -> None:
     """Write one page about a data set: the hardest, easiest and most suspicious examples, what a cut leaves, and the bill."""
-    named = {s.name: s for s in map(Scores.load, scores)}
+    named = _by_name(scores)
     first = next(iter(named.values()))
     write_report(named, load(data, split=first.fingerprint["split"], root=root), out, seed=seed)
     size = out.stat().st_size
@@ -198,8 +218,9 @@ def curve(data: DataName, scores: Annotated[list[Path], typer.Argument(help="Fil
           figure: Annotated[Optional[Path], typer.Option(help="A .png file for the figure (an .svg is put beside it).")] = None,
           as_json: AsJson = False) -> None:
     """Train on what the scores keep of DATA, on random subsets and on all of it: accuracy against the fraction kept."""
-    for path in (out, figure or out): _make_folder(path.parent)
-    named = {s.name: s for s in map(Scores.load, scores)}
+    _check_file(out, [".csv"])
+    if figure: _check_file(figure, [".png", ".svg", ".pdf"])
+    named = _by_name(scores)
     table = prune_curve(load(data, root=root), load(data, "test", root), named, keep, model, recipe, seeds, width=width, workers=workers, store=store)
     write_table(table, out)
     if figure: plot.save_figure(plot.pruning_curve(table).figure, figure)

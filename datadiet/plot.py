@@ -76,11 +76,15 @@ def score_label(score: str) -> str:
     return names.get(base, base.replace("_", " ")) + (", lowest" if base != score else "")
 
 # %% ../nbs/api/85_plot.ipynb #21b239e1
+_NUMBERS = "accuracy", "fraction", "epoch", "offset", "value", "difference", "difference_low", "difference_high"
+
 def _check_table(table: pd.DataFrame, columns: Sequence[str]) -> None:
-    "Refuse a table without rows or without `columns`, and accuracies or fractions that cannot be."
+    "Refuse a table without rows or without `columns`, text for numbers, and accuracies or fractions that cannot be."
     missing = [c for c in columns if c not in table.columns]
     if missing: raise ValueError(f"table lacks the column(s) {', '.join(missing)}: it has {', '.join(map(str, table.columns))}.")
     if not len(table): raise ValueError("table has no rows: run at least one training first.")
+    text = [c for c in columns if c in _NUMBERS and not pd.api.types.is_numeric_dtype(table[c])]
+    if text: raise ValueError(f"table.{text[0]} must hold numbers, but row {table.index[0]} holds {table[text[0]].iloc[0]!r}: read or write it again.")
     for name in {"accuracy", "fraction"} & set(columns):
         bad = table[~table[name].between(0 if name == "accuracy" else 1e-6, 1)]
         if len(bad): raise ValueError(f"table.{name} must lie between 0 and 1, but row {bad.index[0]} holds {bad[name].iloc[0]}: "
@@ -276,6 +280,7 @@ def curve_against(table: pd.DataFrame, column: str, ax: Axes | None = None) -> A
     if column not in _AGAINST: raise ValueError(f"column={column!r}: must be one of {', '.join(_AGAINST)}")
     _check_table(table, ["score", column, "seed", "accuracy"])
     if table[column].isna().all(): raise ValueError(f"table has no {column} in any row: there is nothing to draw accuracy against.")
+    if column == "epoch" and table[column].min() <= 0: raise ValueError(f"table.epoch must be above 0, not {table[column].min():g}: its axis is logarithmic.")
     scale, label = _AGAINST[column]
     if ax is None: _, ax = plt.subplots(layout="constrained")
     levels = {}

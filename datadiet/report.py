@@ -72,6 +72,7 @@ def _about_score(name: str, scores: Scores) -> dict[str, Any]:
     "Histogram, runs and reliability of a score."
     values, label = scores.mean(), plot.score_label(name)
     finite = values[np.isfinite(values)]
+    if not len(finite): raise ValueError(f"{name} has no finite value, so there is nothing to report: score later, or by another score.")
     half, tenth = np.quantile(finite, [.5, .1 if scores.hardest == "low" else .9])
     beyond = "below" if scores.hardest == "low" else "above"
     text = f"Half of the examples lie below {half:.3g}, the hardest tenth {beyond} {tenth:.3g}.".replace("-", "−")
