@@ -43,6 +43,13 @@ def _name(thing: str | Recipe | Callable) -> str:
     if isinstance(thing, Recipe): return next((name for name, known in RECIPES.items() if known == thing), "custom")
     return getattr(thing, "__name__", type(thing).__name__)
 
+def _check_named(things: Mapping[str, str | Callable | None]) -> None:
+    "ValueError for a function whose name says nothing: a store finds runs by the names of their model and loss."
+    for argument, thing in things.items():
+        if callable(thing) and getattr(thing, "__name__", "<lambda>") == "<lambda>":
+            raise ValueError(f"{argument}={thing!r} has no name of its own, and a store keeps runs under the name of their {argument}: "
+                             f"write it as a function with `def`, or leave out store=")
+
 def _check_model(model: str | Callable[[], nn.Module], width: int | None, data: Data) -> int:
     "The number of parameters; ValueError for a model that could not be made or gives no logits, before anything is trained."
     with seeded(0, "check"):
@@ -56,6 +63,7 @@ def _carry_out(plan: Sequence[RunSpec], read: Callable[[RunResult], object], sto
                loss: Callable | None = None) -> list:
     "read(result) of every run of the plan, with this loss. FloatingPointError when one diverged."
     if workers is not None and workers < 1: raise ValueError(f"workers={workers}: must be at least 1")
+    if store is not None: _check_named(dict(model=model, loss=loss))
     if loss: plan = [replace(spec, loss=_name(loss)) for spec in plan]
     more = dict(builders={} if isinstance(model, str) else {_name(model): model}, losses={_name(loss): loss} if loss else {})
     with tempfile.TemporaryDirectory() if store is None else nullcontext(store) as folder:
@@ -304,6 +312,13 @@ def _check_curve(train: Data, test: Data, scores: Mapping[str, Scores], fraction
     if unknown: raise ValueError(f"lowest={unknown}: must be names of the scores given, {', '.join(scores)}")
     if train.n_classes != test.n_classes:
         raise ValueError(f"train has {train.n_classes} classes and test {test.n_classes}: they must be of one data set")
+    if train.classes != test.classes:
+        k = next(k for k in range(train.n_classes) if train.classes[k] != test.classes[k])
+        raise ValueError(f"class {k} is {train.classes[k]!r} in train and {test.classes[k]!r} in test: name the classes of both alike, "
+                         "in one order")
+    if isinstance(train, Images) and isinstance(test, Images) and train.images.shape[1:] != test.images.shape[1:]:
+        shapes = ["×".join(map(str, d.images.shape[1:])) for d in (train, test)]
+        raise ValueError(f"train has images of {shapes[0]} and test of {shapes[1]}: they must be of one data set")
     if seeds < 1: raise ValueError(f"seeds={seeds}: must be at least 1")
     smallest = min([1, *fractions])
     if round(smallest * len(train)) < recipe.batch_size:
