@@ -29,12 +29,12 @@ def spawn(parent: Training, seed: int) -> Training:
         seed: Of the child's data order, augmentation and dropout. Children of the same seed are equal.
 
     Returns:
-        A training at the parent's step with its weights, momentum, schedule and history, without trackers;
+        A training at the parent's step with its weights, momentum, schedule, loss and history, without trackers;
         `run(recipe.steps)` trains it to the end.
 
     Figure 4 of arXiv:2107.07075; Frankle et al. 2020, arXiv:1912.05671.
     """
-    child = Training(copy.deepcopy(parent.model), parent.data, parent.recipe, seed, device=parent.device)
+    child = Training(copy.deepcopy(parent.model), parent.data, parent.recipe, seed, device=parent.device, loss=parent.loss)
     noise = {key: value for key, value in child.state_dict().items() if key in ("draws", "rng", "trackers")}
     child.load_state_dict(copy.deepcopy(parent.state_dict()) | noise)
     return child

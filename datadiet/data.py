@@ -135,9 +135,10 @@ class Images(Data):
         source: Where the pixels came from.
         chosen: bool, N, the examples that `corrupt_labels` drew, or None.
         changed: bool, N, the examples whose label it changed, or None.
+        paths: Of an image folder, the files of the full data set in its order (see `files`).
 
     Raises:
-        ValueError: For shapes, dtypes or labels that do not fit together.
+        ValueError: For shapes, dtypes or labels that do not fit together, or a `mean` or `std` that cannot be used.
     """
     per_example = ("images", *Data.per_example)
 
@@ -152,10 +153,12 @@ class Images(Data):
     source: str = ""
     chosen: Tensor | None = None
     changed: Tensor | None = None
+    paths: tuple[str, ...] = ()
 
     def __post_init__(self):
         super().__post_init__()
         _check_images(self.images, self.labels, len(self.classes))
+        _check_stats(self.mean, self.std, self.images.shape[1])
 
     def __repr__(self) -> str:
         shape = "×".join(str(n) for n in self.images.shape[1:])
@@ -166,6 +169,11 @@ class Images(Data):
         for idx in steps:
             idx = idx.to(self.labels.device)
             yield idx.to(device), normalise(self.images[idx].to(device), self)
+
+    @property
+    def files(self) -> list[Path]:
+        "Of an image folder, the file of each example, in the order of the examples, also of a subset; of other data, none."
+        return [Path(self.paths[i]) for i in self.indices.tolist()] if self.paths else []
 
     @cached_property
     def images_hash(self) -> str:
@@ -195,6 +203,13 @@ def _check_images(images: Tensor, labels: Tensor, n_classes: int) -> None:
         raise ValueError(f"labels[{wrong[0]}]={labels[wrong[0]]}: must be from 0 to {n_classes - 1} for {n_classes} classes "
                          f"({len(wrong)} labels are not)")
 
+def _check_stats(mean: Sequence[float], std: Sequence[float], channels: int) -> None:
+    "ValueError unless mean and std have one finite number a channel, and those of std are above 0."
+    for name, values in dict(mean=mean, std=std).items():
+        if len(values) != channels or not np.isfinite(values).all():
+            raise ValueError(f"{name}={values}: must be one finite number a channel, and the images have {channels}")
+    if min(std) <= 0: raise ValueError(f"std={std}: must be above 0 in every channel")
+
 # %% ../nbs/api/10_data.ipynb #c2356593
 def from_arrays(images: np.ndarray | Tensor, labels: np.ndarray | Tensor, classes: Sequence[str] | None = None, *,
                 name: str = "data", split: str = "train", mean: Sequence[float] | None = None,
@@ -216,7 +231,7 @@ def from_arrays(images: np.ndarray | Tensor, labels: np.ndarray | Tensor, classe
         The data set, in the order of the arrays.
 
     Raises:
-        ValueError: For other dtypes or shapes, NaN, labels outside the classes; in a training split also for
+        ValueError: For other dtypes or shapes, NaN, labels outside the classes, an unusable `mean` or `std`; in a training split also for
             a class without examples or fewer than two classes.
     """
     images, labels = _pixels(torch.as_tensor(images)), _whole_labels(torch.as_tensor(labels))
@@ -308,10 +323,10 @@ def _load_npz(path: Path, split: str, name: str | None = None, stats: tuple | No
 
 # %% ../nbs/api/10_data.ipynb #2c2b69d4
 def _read_image(path: Path) -> np.ndarray:
-    "An image as uint8 H×W (grayscale) or H×W×3; ValueError naming the file when it cannot be read."
+    "An image as H×W (grayscale) or H×W×3, uint8 unless it has more than 8 bits a pixel; ValueError naming an unreadable file."
     from PIL import Image
     try:
-        with Image.open(path) as image: return np.asarray(image if image.mode == "L" else image.convert("RGB"))
+        with Image.open(path) as image: return np.asarray(image if image.mode == "L" or image.mode[0] in "IF" else image.convert("RGB"))
     except Exception as error: raise ValueError(f"{path} is not a readable image ({error}): repair or remove it") from error
 
 def _readable(paths: Sequence[Path], skip: bool) -> tuple[list[np.ndarray], list[int]]:
@@ -329,12 +344,14 @@ def _readable(paths: Sequence[Path], skip: bool) -> tuple[list[np.ndarray], list
     return list(images.values()), list(images)
 
 def _read_images(paths: Sequence[Path], skip: bool = False) -> tuple[np.ndarray, list[int]]:
-    "All images as uint8 N×H×W, or N×H×W×3 when one of them has colour, and their places; ValueError naming the first of another size."
+    "All images, uint8 N×H×W, or N×H×W×3 when one has colour, and their places; ValueError naming the first of other depth or size."
     images, places = _readable(paths, skip)
     if any(image.ndim == 3 for image in images):
         images = [image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2) for image in images]
     paths = [paths[i] for i in places]
     for path, image in zip(paths, images):
+        if image.dtype != np.uint8:
+            raise ValueError(f"{path} has pixels of {image.dtype}: bring all images to 8 bits first, black to 0 and white to 255")
         if image.shape != images[0].shape:
             (h, w), (first_h, first_w) = image.shape[:2], images[0].shape[:2]
             raise ValueError(f"{path} is {w}×{h} pixels, {paths[0].name} is {first_w}×{first_h}: "
@@ -354,11 +371,22 @@ def _class_folders(folders: Sequence[Path]) -> tuple[list[str], list[Path], list
     paths, labels = zip(*found)
     return classes, list(paths), list(labels)
 
+# %% ../nbs/api/10_data.ipynb #48e7f154
+def _like_training(images: np.ndarray, channels: int, path: Path) -> np.ndarray:
+    "Images with as many channels as those for training: gray ones get three; ValueError for colour where those have none."
+    if images.ndim == 4 and channels == 1:
+        raise ValueError(f"{path/'test'} has images with colour, and the training images have none: bring all to one kind first")
+    return np.repeat(images[..., None], channels, axis=3) if images.ndim == 3 else images
+
 # %% ../nbs/api/10_data.ipynb #533b1689
 def _load_folder(path: Path, split: str, name: str | None = None, train: Sequence[str] = ("train",),
                  stats: tuple | None = None, skip: bool = False) -> Images:
     "One split of an image folder; its training split is the union of the folders `train`."
-    folders = [path/part for part in train] if (path/train[0]).is_dir() else [path]
+    flat = not (path/train[0]).is_dir()
+    if flat and (path/"test").is_dir():
+        raise ValueError(f"{path} has a folder test but no folder train: put the training images into {path/'train'}, one folder a "
+                         "class (or, if test is a class, all classes)")
+    folders = [path] if flat else [path/part for part in train]
     classes, paths, labels = _class_folders(folders)
     mean, std = stats or (None, None)
     if split == "test":
@@ -370,8 +398,10 @@ def _load_folder(path: Path, split: str, name: str | None = None, train: Sequenc
         if unknown: raise ValueError(f"{path/'test'} has the classes {sorted(unknown)}, which the training images lack")
         labels = [classes.index(test_classes[k]) for k in labels]
     images, places = _read_images(paths, skip)
-    return from_arrays(images, np.array(labels)[places], classes, name=name or path.name, split=split,
+    if mean is not None: images = _like_training(images, len(mean), path)
+    data = from_arrays(images, np.array(labels)[places], classes, name=name or path.name, split=split,
                        mean=mean, std=std, source=str(path))
+    return replace(data, paths=tuple(str(paths[i]) for i in places))
 
 # %% ../nbs/api/10_data.ipynb #d1f53f17
 _CIFAR10_STATS = (.4914, .4822, .4465), (.2470, .2435, .2616)   # the paper's constants
@@ -438,13 +468,14 @@ def load(name: str | os.PathLike, split: str = "train", root: str | os.PathLike 
     Args:
         name: "digits", "fashion_mnist", "cifar10", "cifar100" or "cinic10"; or the path of an `.npz` with x_train,
             y_train, x_test, y_test (images uint8 N×H×W or N×H×W×C) and maybe `classes`; or of an image folder with
-            train/CLASS/*.png and test/CLASS/*.png (or CLASS/*.png: all is "train").
+            train/CLASS/*.png and test/CLASS/*.png (or, without test images, CLASS/*.png: all is "train").
         split: "train" or "test".
         root: For a name, a folder to look in first; then come $DATADIET_DATA and ~/.cache/datadiet.
         skip_unreadable: Of an image folder, leave out the files that cannot be read, with a warning that counts and names them.
 
     Returns:
         The split in the order in which it was published; both splits have the training split's `mean` and `std`.
+            Of an image folder, `.files` are the files in this order.
 
     Raises:
         ValueError: For an unknown name or split, or broken content.

@@ -388,6 +388,8 @@ def _check_logits(norms: "GradNorms", logits: Tensor, n: int, labels: Tensor, st
     norms.classes = K = logits.shape[1]
     _refuse(norms, (labels < 0) | (labels >= K), lambda i: f"labels holds {labels[i].item()} (example {start + i}), but the model gives "
             f"{K} classes, 0 to {K - 1}: renumber the labels or pass a model with more outputs.")
+    _refuse(norms, ~logits.isfinite().all(1), lambda i: f"the logits of example {start + i} are NaN or infinite, whose gradient norm would say "
+            "nothing: look at the model and that example.")
 
 # %% ../nbs/api/35_gradnorm.ipynb #47ba27dc
 def _refuse(norms: "GradNorms", bad: Tensor, message: Callable[[int], str]) -> None:
@@ -452,9 +454,10 @@ class GradNorms:
     Args:
         model, loss, parameters, method, per_parameter, chunk_size: As for `grad_norms`.
 
-    Called with (images, labels) it returns what `grad_norms` returns. What was found out about the model, and its weights
-    in the fastest memory layout, are kept for the next batch. As a context manager it lets go of them at the end. On a GPU
-    values are looked at only there, in `check`, so that no batch waits for the one before.
+    Called with (images, labels) it returns what `grad_norms` returns; `start` is the number of the first example, for errors.
+    What was found out about the model, and its weights in the fastest memory layout, are kept for the next batch. As a context
+    manager it lets go of them at the end. On a GPU values are looked at only there, in `check`, so that no batch waits for the
+    one before.
 
     Raises:
         ValueError: As `grad_norms`.
@@ -469,14 +472,14 @@ class GradNorms:
         self.tuned, self.pending, self.weights, self.version, self.classes = {} if method == "tune" else None, [], {}, None, 0
 
     @torch.inference_mode(False)
-    def __call__(self, images: Tensor, labels: Tensor) -> Tensor | dict[str, Tensor]:
+    def __call__(self, images: Tensor, labels: Tensor, start: int = 0) -> Tensor | dict[str, Tensor]:
         _check_examples(images, labels)
         _check_batchnorm(self.model)
         size = self.chunk_size or _batch_size(self, images[0])
-        chunks = [_chunk_norms(self, *pair, start=i * size) for i, pair in enumerate(zip(images.split(size), labels.split(size)))]
+        chunks = [_chunk_norms(self, *pair, start=start + i * size) for i, pair in enumerate(zip(images.split(size), labels.split(size)))]
         norms = {name: torch.cat([chunk[name] for chunk in chunks]) for name in self.chosen}
         whole = torch.stack(list(norms.values())).square().sum(0).sqrt()
-        _refuse(self, ~whole.isfinite(), lambda i: f"the gradient norm of example {i} is {whole[i].item()}: look for weights or a loss that "
+        _refuse(self, ~whole.isfinite(), lambda i: f"the gradient norm of example {start + i} is {whole[i].item()}: look for weights or a loss that "
                                                    "overflow, or compute in double precision (model.double()).")
         like = next(iter(self.chosen.values()))
         give = lambda t: t.to(device=images.device, dtype=like.dtype)

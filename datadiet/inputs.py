@@ -13,13 +13,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Real
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, default_collate
 
 from .core import array_hash
@@ -31,29 +32,44 @@ def class_numbers(labels: Tensor | np.ndarray | Sequence, classes: Sequence[str]
 
     Args:
         labels: N whole numbers from 0 to K−1 (as floats, too), N words, or N×K with a single 1 in each row and 0 elsewhere.
-        classes: The K class names. None: the words that occur, in alphabetical order; for numbers "0", "1", ….
+        classes: The K class names. None: the words that occur, in alphabetical order; for numbers "0", "1", …, at most N of them.
 
     Returns:
         The class numbers, int64 N, and the names of the classes.
 
     Raises:
-        ValueError: Naming the first label that is none of these, or lies outside the classes.
+        ValueError: Naming the first label that is none of these, lies outside the classes, or would make more of them than examples.
     """
-    values = np.asarray(labels.detach().cpu() if isinstance(labels, Tensor) else labels)
-    if values.ndim == 2 and values.shape[1] == 1: values = values[:, 0]
-    if values.ndim == 2: values = _from_one_hot(values)
-    if values.ndim != 1: raise ValueError(f"labels have the shape {values.shape}: must be one label an example, or one row of a one-hot array")
+    values = _one_each(labels)
     if values.dtype.kind not in "biuf": return _from_words(values.tolist(), classes)
-    strange = np.flatnonzero(values != np.round(values))                    # NaN among them
+    strange = np.flatnonzero(~np.isfinite(values) | (values != np.round(values)))
     if len(strange):
         raise ValueError(f"labels[{strange[0]}]={values[strange[0]]}: must be a whole number, the class of the example "
                          f"({len(strange)} labels are not)")
-    if classes is None: classes = [str(k) for k in range(int(values.max(initial=0)) + 1)]
+    if classes is None: classes = _counted(values)
     outside = np.flatnonzero((values < 0) | (values >= len(classes)))
     if len(outside):
         raise ValueError(f"labels[{outside[0]}]={values[outside[0]]}: must be from 0 to {len(classes) - 1} for {len(classes)} classes "
                          f"({len(outside)} labels are not)")
     return torch.from_numpy(values.astype(np.int64)), tuple(classes)
+
+# %% ../nbs/api/15_inputs.ipynb #93b72b2a
+def _one_each(labels: Tensor | np.ndarray | Sequence) -> np.ndarray:
+    "One number or word an example; ValueError for another shape."
+    values = np.asarray(labels.detach().cpu() if isinstance(labels, Tensor) else labels)
+    if values.dtype == object and all(isinstance(value, Real) for value in values.flat): values = values.astype(float)
+    if values.ndim == 2 and values.shape[1] == 1: values = values[:, 0]
+    if values.ndim == 2: values = _from_one_hot(values)
+    if values.ndim != 1: raise ValueError(f"labels have the shape {values.shape}: must be one label an example, or one row of a one-hot array")
+    return values
+
+def _counted(values: np.ndarray) -> list[str]:
+    "The names of the classes 0…K−1 of these numbers; ValueError for more classes than examples, before they fill the memory."
+    k = int(values.max(initial=0)) + 1
+    if k > max(1, len(values)):
+        raise ValueError(f"labels[{values.argmax()}]={values.max()}: makes {k} classes of {len(values)} examples, must be no more classes than "
+                         "examples; count labels from 0 without gaps, or name all classes in classes=")
+    return [str(name) for name in range(k)]
 
 # %% ../nbs/api/15_inputs.ipynb #edc419d3
 def _from_one_hot(values: np.ndarray) -> np.ndarray:
@@ -129,12 +145,16 @@ def _named(inputs: Inputs) -> dict[str, Tensor]:
 
 def _check_input(name: str, value: Tensor, n: int) -> None:
     "ValueError unless an input is a tensor of `n` finite examples."
+    if not isinstance(value, Tensor): raise ValueError(f"{name} is a {type(value).__name__}: must be a tensor (as_data makes one of arrays and tables)")
     if value.ndim == 0 or len(value) != n or not n:
         raise ValueError(f"{name} has the shape {tuple(value.shape)}: must be N×…, one entry for each of the {n} labels, N ≥ 1")
-    if not value.is_floating_point(): return
-    wrong = (~value.reshape(n, -1).isfinite().all(1)).nonzero().flatten()
-    if len(wrong):
+    if len(wrong := _not_finite(value)):
         raise ValueError(f"{name} holds NaN or infinity in {len(wrong)} of {n} examples, first in example {wrong[0]}: repair them or leave them out")
+
+def _not_finite(value: Tensor) -> Tensor:
+    "The positions of examples with NaN or infinity in them."
+    if not value.is_floating_point() or value.sum().isfinite(): return torch.empty(0, dtype=torch.int64)   # a sum takes no memory
+    return (~value.reshape(len(value), -1).isfinite().all(1)).nonzero().flatten()
 
 def _ready(x: Tensor) -> Tensor:
     "Pictures in bytes as floats from 0 to 1, doubles in single precision, anything else as it is."
@@ -189,6 +209,7 @@ def _split(batch: Any, n: int, inputs: str | Sequence[str] | None, label: str | 
     elif isinstance(batch, (tuple, list)) and len(batch) == 2: x, y = batch
     else: raise ValueError(f"a batch is a {type(batch).__name__}{f' of {len(batch)}' if isinstance(batch, (tuple, list)) else ''}: "
                            "must be a pair (inputs, labels) or a dict")
+    if not hasattr(y, "__len__"): raise ValueError(f"the labels of a batch are a {type(y).__name__}: must be one an example")
     if isinstance(x, Mapping): x = dict(x)
     for name, value in _named(x).items():
         if not isinstance(value, Tensor):
@@ -201,6 +222,9 @@ def _split(batch: Any, n: int, inputs: str | Sequence[str] | None, label: str | 
 def _from_mapping(batch: Mapping, inputs: str | Sequence[str] | None, label: str | None) -> tuple[Inputs, Any]:
     "Inputs and labels of a dict."
     label = label or next((name for name in _LABEL_NAMES if name in batch), None)
+    if label is None:
+        raise ValueError(f"none of the names that the data set gives, {', '.join(map(str, batch))}, is {', '.join(_LABEL_NAMES)}: "
+                         "say in label= which is the label")
     names = [inputs] if isinstance(inputs, str) else list(inputs or (name for name in batch if name != label))
     missing = [name for name in [label, *names] if name not in batch]
     if missing or not names:
@@ -251,7 +275,7 @@ class Stream(Data):
         return f"Stream({self.name}, {self.split}: {len(self):,} of {_shapes(self.peek())}, {self.n_classes} classes, {self.num_workers} workers)"
 
     def read(self, steps: Iterable[Tensor], device: str | torch.device = "cpu") -> Iterator[tuple[Tensor, Inputs]]:
-        "As in `Data`. ValueError, naming the example, for what could not be read or came with another label than before."
+        "As in `Data`. ValueError, naming the example, for what could not be read, holds NaN or infinity, or has another label than before."
         asked = deque()
         for batch in _in_turn(self._reader(), self._positions(steps, asked), self.num_workers, torch.device(device)):
             idx = asked.popleft()
@@ -285,6 +309,9 @@ class Stream(Data):
             k = (labels != expected).nonzero()[0].item()
             raise ValueError(f"example {self.indices[idx[k]]} of {self.name} came with the label {self.classes[labels[k]]!r}, before it was "
                              f"{self.classes[expected[k]]!r}: the data set, or its collate function, must keep the order")
+        for name, value in _named(x).items():
+            if len(wrong := _not_finite(value)):
+                raise ValueError(f"{name} of example {self.indices[idx[wrong[0]]]} of {self.name} holds NaN or infinity: repair it or leave it out")
         return each(lambda t: _ready(t.to(device, non_blocking=True)), x)
 
 # %% ../nbs/api/15_inputs.ipynb #3d4dfd09
@@ -338,10 +365,22 @@ def as_data(thing: Any, *, inputs: str | Sequence[str] | None = None, label: str
         if num_workers is None: num_workers = thing.num_workers
         thing, collate = thing.dataset, collate or thing.collate_fn
     if isinstance(thing, TensorDataset) and len(thing.tensors) == 2 and collate in (None, default_collate): thing = thing.tensors
+    _refuse_lookalikes(thing)
     if isinstance(thing, tuple) and len(thing) == 2: data = _from_tensors(*thing, classes, name or "data", split)
     else: data = _from_dataset(thing, inputs, label, classes, name, split, collate, num_workers or 0, skip_unreadable)
     if split == "train": _check_classes(data)
     return data
+
+# %% ../nbs/api/15_inputs.ipynb #74f8d32d
+def _refuse_lookalikes(thing: Any) -> None:
+    "ValueError for what has a length and items, but whose items are no examples with labels."
+    kind, arrays = type(thing).__name__, lambda value: isinstance(value, (Tensor, np.ndarray)) or hasattr(value, "iloc")
+    if isinstance(thing, nn.Module): raise ValueError(f"a {kind} is a network: must be a data set")
+    if isinstance(thing, Mapping) and thing and all(isinstance(key, str) for key in thing):
+        raise ValueError(f"a {kind} of {', '.join(map(str, thing))} is no data set: must be one of its parts, or a pair (inputs, labels)")
+    if arrays(thing): raise ValueError(f"a {kind} alone has no labels beside its inputs: must be a pair (inputs, labels)")
+    if isinstance(thing, list) and len(thing) == 2 and all(map(arrays, thing)):
+        raise ValueError("a list of two arrays is two examples without labels: must be a pair (inputs, labels), in round brackets")
 
 # %% ../nbs/api/15_inputs.ipynb #773b375b
 def _from_tensors(inputs: Any, labels: Any, classes: Sequence[str] | None, name: str, split: str) -> Examples:
@@ -349,7 +388,8 @@ def _from_tensors(inputs: Any, labels: Any, classes: Sequence[str] | None, name:
     def tensor(values):
         t = values if isinstance(values, Tensor) else torch.as_tensor(np.array(values))
         return t.float() if t.dtype == torch.float64 else t
-    x = {key: tensor(value) for key, value in inputs.items()} if isinstance(inputs, Mapping) else tensor(inputs)
+    try: x = {key: tensor(value) for key, value in inputs.items()} if isinstance(inputs, Mapping) else tensor(inputs)
+    except TypeError as error: raise ValueError(f"inputs are a {type(inputs).__name__} that makes no tensor ({error}): must be numbers only") from error
     numbers, classes = class_numbers(labels, classes)
     return Examples(x, numbers, classes, name, split)
 
@@ -405,7 +445,7 @@ def _agrees(reader: _Reader, labels: Any, name: str) -> bool:
                              "time, without random transforms (crops and flips are a matter of the recipe: pad, flip), and a collate "
                              "function must keep the order")
     if labels is None: return False
-    try: return torch.equal(class_numbers(y, None)[0], class_numbers(labels[:len(first)], None)[0])
+    try: return np.array_equal(_one_each(y), _one_each(labels[:len(first)]))
     except (TypeError, ValueError): return False
 
 def _no_batch(failures: list[tuple[int, str, str]]) -> list[tuple[int, str, str]]:
@@ -461,7 +501,9 @@ def in_order(batches: Iterable[tuple[Tensor, Tensor]], n: int) -> Tensor:
     Raises:
         ValueError: For indices outside the data set, an example that comes twice, or one that is missing.
     """
-    indices, values = map(torch.cat, zip(*((idx.cpu(), value.detach().cpu()) for idx, value in batches)))
+    pairs = [(idx.cpu(), value.detach().cpu()) for idx, value in batches]
+    if not pairs: raise ValueError(f"batches is empty: must hold the values of all n={n} examples")
+    indices, values = map(torch.cat, zip(*pairs))
     if len(indices) != len(values): raise ValueError(f"there are {len(indices)} indices and {len(values)} values: must be one for one")
     outside = indices[(indices < 0) | (indices >= n)]
     if len(outside): raise ValueError(f"indices holds {outside[0]}: must be from 0 to {n - 1} for n={n} examples")

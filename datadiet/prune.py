@@ -27,14 +27,20 @@ def hardness(scores: Scores | Sequence | np.ndarray | Tensor, hardest: str = "hi
         float64, N.
 
     Raises:
-        ValueError: For NaN, another shape than N ≥ 1, or an unknown direction.
+        ValueError: For anything but numbers, NaN, another shape than N ≥ 1, or an unknown direction.
     """
     if isinstance(scores, Scores): scores, hardest = scores.mean(), scores.hardest
     if hardest not in ("high", "low"): raise ValueError(f"hardest={hardest!r}: must be 'high' or 'low', the end of the scores at which the hard examples are")
-    values = torch.as_tensor(scores, dtype=torch.float64).detach().cpu().numpy()
+    values = _numbers(scores, "scores", torch.float64)
     if values.ndim != 1 or not len(values): raise ValueError(f"scores have the shape {values.shape}: must be one number for each of N ≥ 1 examples (average over runs first)")
     if np.isnan(values).any(): raise ValueError(f"scores are NaN, first for example {np.isnan(values).argmax()}: score it again or leave it out of the data")
     return values if hardest == "high" else -values
+
+def _numbers(values: Sequence | np.ndarray | Tensor, name: str, dtype: torch.dtype | None = None) -> np.ndarray:
+    "The values as an array; ValueError, with `name`, for what torch cannot take as numbers."
+    try: return torch.as_tensor(values, dtype=dtype).detach().cpu().numpy()
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"{name}={str(values)[:30]}… are no numbers: must be one number for each example") from None
 
 # %% ../nbs/api/55_prune.ipynb #e4c5c723
 def _ranking(hard: np.ndarray, seed: int, stream: str) -> np.ndarray:
@@ -47,7 +53,7 @@ def _shares(n: int, fraction: float, labels: Sequence | np.ndarray | Tensor | No
     "The positions of each class (without labels: of all) and how many of them to keep, round(fraction·n) in total."
     total = max(1, round(check_fraction(fraction) * n))
     if labels is None: return [(np.arange(n), total)]
-    labels = torch.as_tensor(labels).cpu().numpy()
+    labels = _numbers(labels, "labels")
     if labels.shape != (n,): raise ValueError(f"labels have the shape {labels.shape}: must be one label for each of the {n} scores")
     classes = [np.flatnonzero(labels == c) for c in np.unique(labels)]
     exact = fraction * np.array([len(members) for members in classes])
@@ -75,7 +81,8 @@ def keep_highest(
     Args:
         scores: A `Scores` (its mean over runs and its own direction are used), or N numbers. ±inf is allowed.
         fraction: The share to keep, in (0, 1].
-        labels: N class labels to keep the fraction within every class, or None.
+        labels: N class labels (numbers) to keep the fraction within every class, or None. A class whose share is less
+            than one example may vanish.
         seed: Decides which of several equal scores are kept.
         hardest: For plain numbers, which end is hard: "high" or "low".
 
@@ -99,7 +106,8 @@ def keep_lowest(
     Args:
         scores: A `Scores` (its mean over runs and its own direction are used), or N numbers. ±inf is allowed.
         fraction: The share to keep, in (0, 1].
-        labels: N class labels to keep the fraction within every class, or None.
+        labels: N class labels (numbers) to keep the fraction within every class, or None. A class whose share is less
+            than one example may vanish.
         seed: Decides which of several equal scores are kept.
         hardest: For plain numbers, which end is hard: "high" or "low".
 
@@ -122,7 +130,8 @@ def keep_window(
         scores: A `Scores` (its mean over runs and its own direction are used), or N numbers. ±inf is allowed.
         fraction: The share to keep, in (0, 1].
         offset: The share of easier examples to skip, at least 0; offset + fraction is at most 1.
-        labels: N class labels to take the window within every class, or None.
+        labels: N class labels (numbers) to take the window within every class, or None. A class whose share is less
+            than one example may vanish.
         seed: Decides which of several equal scores are kept.
         hardest: For plain numbers, which end is hard: "high" or "low".
 
@@ -148,7 +157,8 @@ def keep_random(
     Args:
         scores_or_n: The number N of examples, or their scores, of which only the number is used.
         fraction: The share to keep, in (0, 1].
-        labels: N class labels to keep the fraction within every class, or None.
+        labels: N class labels (numbers) to keep the fraction within every class, or None. A class whose share is less
+            than one example may vanish.
         seed: Decides which examples are kept. For one seed and no labels, a smaller
             subset is part of a larger one.
 
@@ -195,7 +205,8 @@ def keep_stratified(
         fraction: The share of all N to keep, in (0, 1].
         cutoff: The share of the hardest examples to drop first, at least 0; cutoff + fraction is at most 1.
         strata: Number of strata, at least 1.
-        labels: N class labels to do all this within every class, or None.
+        labels: N class labels (numbers) to do all this within every class, or None. A class whose share is less
+            than one example may vanish.
         seed: Decides which examples of a stratum are drawn, and which of equal scores are dropped.
         hardest: For plain numbers, which end is hard: "high" or "low".
 
@@ -231,7 +242,8 @@ def keep_moderate(
         scores: A `Scores` (its mean over runs and its own direction are used), or N numbers; in the paper the
             distance of an example's features to the median of its class. ±inf is allowed.
         fraction: The share to keep, in (0, 1].
-        labels: N class labels to take the middle of every class, or None.
+        labels: N class labels (numbers) to take the middle of every class, or None. A class whose share is less
+            than one example may vanish.
         seed: Decides which of several equal scores are kept.
         hardest: For plain numbers, which end is hard: "high" or "low".
 

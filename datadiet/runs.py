@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import io
 import json
+import operator
 import os
 import shutil
 import threading
@@ -67,7 +68,7 @@ class RunSpec:
         loss: Of a loss that `run_all` is given; None: cross-entropy.
 
     Raises:
-        ValueError: For steps outside the training, an unknown score, or no kept example.
+        ValueError: For steps outside the training, an unknown score, no kept example, or one that is kept twice or negative.
     """
     train: str
     model: str
@@ -95,18 +96,22 @@ class RunSpec:
         about |= dict(recipe=dataclasses.asdict(self.recipe), until=self.last)
         about["kept"] = None if self.kept is None else dict(n=len(self.kept), hash=array_hash(self.kept))
         if self.loss is None: del about["loss"]                         # specs have the hash that they had before there was a choice
-        return json.loads(json.dumps(about))
+        return json.loads(json.dumps(about, default=operator.index))    # whole numbers of numpy's become Python's
 
     @property
     def hash(self) -> str:
         "16 hexadecimal digits that stand for everything in the spec."
-        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
+        return _spec_hash(self.to_dict())
 
     def __eq__(self, other: object) -> bool: return isinstance(other, RunSpec) and self.hash == other.hash
 
     def __hash__(self) -> int: return hash(self.hash)
 
 # %% ../nbs/api/75_runs.ipynb #b1399ac3
+def _spec_hash(about: dict) -> str:
+    "The hash of a spec that is given as its `to_dict`."
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
+
 def _check_spec(spec: RunSpec) -> None:
     "ValueError for a spec that could not be run."
     if not 1 <= spec.last <= spec.recipe.steps:
@@ -125,6 +130,8 @@ def _check_spec(spec: RunSpec) -> None:
     kept = np.asarray(spec.kept)
     if kept.dtype.kind not in "iu" or kept.ndim != 1 or not len(kept):
         raise ValueError(f"kept is {kept.dtype} of shape {kept.shape}: must be a list of at least one index")
+    if kept.min() < 0: raise ValueError(f"kept holds {kept.min()}: must be positions from 0")
+    if len(np.unique(kept)) < len(kept): raise ValueError(f"kept holds {len(kept) - len(np.unique(kept))} positions more than once: must hold each once")
     object.__setattr__(spec, "kept", kept.astype(np.int64))
 
 # %% ../nbs/api/75_runs.ipynb #67cf36ae
@@ -258,6 +265,7 @@ def _put_data(store: Store, data: Data) -> str:
     "Keep a data set in the store under its key, which is returned."
     key = data_key(data)
     path = store.path/"data"/f"{key}.{'safetensors' if isinstance(data, Images) else 'pt'}"
+    if path.exists() and isinstance(data, Images): _check_alike(path, data)
     if path.exists() and not isinstance(data, Stream): return key       # of a stream, the reading may have been mended
     if not isinstance(data, Images):
         with atomic_write(path) as part: torch.save(data.to("cpu"), part, pickle_module=cloudpickle)
@@ -266,6 +274,18 @@ def _put_data(store: Store, data: Data) -> str:
     tensors = {name: getattr(data, name).cpu().contiguous() for name in ("images", "labels", "indices")}
     _write_tensors(path, tensors, dict(about=json.dumps(about)))
     return key
+
+def _check_alike(path: Path, data: Images) -> None:
+    "ValueError for a stored data set of the same images and labels whose classes or normalisation are others."
+    try:
+        with safe_open(path, "pt") as file: about = json.loads(file.metadata()["about"])
+    except (SafetensorError, ValueError): return                        # damaged: named when it is read
+    alike = dict(classes=operator.eq, mean=np.allclose, std=np.allclose)    # means: but for rounding
+    for name, same in alike.items():
+        there, here = tuple(about[name]), tuple(getattr(data, name))
+        if len(there) != len(here) or not same(there, here):
+            raise ValueError(f"{name}={here}: the store has these images with {name}={there}; use another store "
+                             "or give the data set another name")
 
 def _get_pickled(path: Path) -> Data:
     "A data set that is not images, its tensors mapped into memory, checked against the key that it is named by."
@@ -571,11 +591,12 @@ def run_all(plan: Iterable[RunSpec], store: Store | str | os.PathLike, data: Ite
 
     Raises:
         ExceptionGroup: When runs failed, after all others are finished; each exception's note names its run.
-        ValueError: For an unknown engine, a loss that is not given, or data that neither `data` nor the store has.
+        ValueError: For an unknown engine, fewer than one worker, a loss that is not given, or data that neither `data` nor the store has.
         KeyboardInterrupt: On Ctrl-C. What is finished is kept, the rest goes on from its checkpoints next time.
     """
     store, plan = store if isinstance(store, Store) else Store(store), list(plan)
     if engine not in ("local", "ray"): raise ValueError(f"engine={engine!r}: must be 'local' or 'ray'")
+    if workers is not None and workers < 1: raise ValueError(f"workers={workers}: must be at least 1")
     for each in data: _put_data(store, each)
     _check_data(plan, store)
     unknown = {spec.loss for spec in plan if spec.loss} - set(losses or {})
@@ -626,21 +647,38 @@ def _check_data(plan: Sequence[RunSpec], store: Store) -> None:
 
 # %% ../nbs/api/75_runs.ipynb #91e0ffc8
 def list_runs(store: Store) -> pd.DataFrame:
-    "One row a finished run: what was run (data, n_kept, model, width, seed, steps), what came of it, and where."
+    """What is in a store.
+
+    Returns:
+        One row a finished run: what was run (data, n_kept, model, width, seed, steps), what came of it, and where.
+        Runs that cannot be read are left out, and a warning names each.
+    """
     rows = []
     for name in store.hashes():
-        run = RunResult(store.folder(name))
-        spec, about = run.spec, run.provenance
-        rows.append(dict(
-            hash=name, data=spec["train"], n_kept=spec["kept"]["n"] if spec["kept"] else None, model=spec["model"],
-            width=spec["width"], seed=spec["seed"], steps=spec["until"], accuracy=run.accuracy, status=about["status"],
-            seconds=about["ended"] - about["started"], machine=about["machine"], commit=about["commit"]))
+        try: rows.append(_row(RunResult(store.folder(name))))
+        except (OSError, ValueError) as error:
+            warnings.warn(f"run {name} in {store.path} is left out: {_damage(store.folder(name)) or error}", stacklevel=2)
     return pd.DataFrame(rows)
+
+def _row(run: RunResult) -> dict:
+    "A run's row in `list_runs`."
+    spec, about = run.spec, run.provenance
+    return dict(
+        hash=run.folder.name, data=spec["train"], n_kept=spec["kept"]["n"] if spec["kept"] else None, model=spec["model"],
+        width=spec["width"], seed=spec["seed"], steps=spec["until"], accuracy=run.accuracy, status=about["status"],
+        seconds=about["ended"] - about["started"], machine=about["machine"], commit=about["commit"])
+
+def _over(store: Store, name: str) -> bool:
+    "Whether a run is finished and whole, and all that are trained together with it are finished."
+    if _damage(store.folder(name)): return False
+    spec = RunResult(store.folder(name)).spec
+    return all(store.folder(_spec_hash(spec | dict(seed=seed))).exists() for seed in spec["together"])
 
 def collect_garbage(store: Store) -> list[Path]:
     """Delete what nobody needs: runs that were set aside as damaged, and leftovers of finished ones.
 
-    Checkpoints of unfinished runs stay. Nothing that another process holds is touched.
+    Checkpoints of unfinished runs stay, and those of an ensemble until its last member is finished. Nothing that
+    another process holds is touched.
 
     Returns:
         What was deleted.
@@ -649,7 +687,7 @@ def collect_garbage(store: Store) -> list[Path]:
     for path in deleted: shutil.rmtree(path)
     for path in sorted((store.path/"unfinished").glob("*.lock")):
         with _lock(path) as mine:
-            if not mine or not store.folder(path.stem).exists(): continue
+            if not mine or not _over(store, path.stem): continue
             leftovers = [part for part in (path.with_suffix(""), path) if part.exists()]
             for part in leftovers: shutil.rmtree(part) if part.is_dir() else part.unlink()
             deleted += leftovers

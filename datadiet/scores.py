@@ -176,7 +176,7 @@ def _gradient_norms(model: nn.Module, data: Data, batch_size: int, progress: boo
         model, parameters = _ByPosition(model), parameters and [f"model.{name}" for name in parameters]
         put = model.put
     with eval_mode(model), GradNorms(model, loss, parameters) as norms:
-        return torch.cat([norms(put(x), y).float() for _, x, y in steps]).cpu()
+        return torch.cat([norms(put(x), y, start=k * batch_size).float() for k, (_, x, y) in enumerate(steps)]).cpu()
 
 def _last_layer_norms(model: nn.Module, data: Data, batch_size: int, progress: bool, loss: Callable = F.cross_entropy) -> Tensor:
     "The same over the parameters of the last linear layer."
@@ -294,6 +294,17 @@ _NETWORK_SCORES = dict(grand=_gradient_norms, grand_last_layer=_last_layer_norms
 SCORES: dict[str, Score] = {name: Score(name, "high", function) for name, function in _LOGIT_SCORES.items()}
 SCORES |= {name: Score(name, "high", network=function, trained=name not in ("input_norm", "random")) for name, function in _NETWORK_SCORES.items()}
 
+# %% ../nbs/api/40_scores.ipynb #a5c122a0
+def _check_values(name: str, values: Tensor, n: int) -> None:
+    "ValueError unless a score has one finite value for each of `n` examples."
+    if not isinstance(values, Tensor) or values.shape != (n,):
+        raise ValueError(f"{name} is {tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__} for {n} examples: "
+                         "the loss must give one value an example")
+    wrong = (~values.isfinite()).nonzero().flatten()
+    if len(wrong):
+        raise ValueError(f"{name} is NaN or infinite for {len(wrong)} of {n} examples, first for example {wrong[0]}: look at the model, "
+                         "the loss and that example")
+
 # %% ../nbs/api/40_scores.ipynb #b0828190
 def score_model(model: nn.Module, data: Data, score: str | Sequence[str] = "el2n", batch_size: int = 256,
                 progress: bool = False, loss: Callable[[Tensor, Tensor], Tensor] | None = None) -> Tensor | dict[str, Tensor]:
@@ -312,10 +323,13 @@ def score_model(model: nn.Module, data: Data, score: str | Sequence[str] = "el2n
         float32, N, on the CPU, in the order of `data`; for several names a dict of these.
 
     Raises:
-        ValueError: For an unknown score, a model that does not fit the classes, NaN or inf.
+        ValueError: For an unknown score, a model that does not fit the classes, data that are none (see `as_data`), and for NaN
+            or infinity in the logits or in a score, naming the first such example.
 
     EL2N and GraNd: arXiv:2107.07075.
     """
+    if not isinstance(model, nn.Module): raise ValueError(f"model is a {type(model).__name__}: must be a network, an nn.Module")
+    if not isinstance(data, Data): raise ValueError(f"data is a {type(data).__name__}: must be a data set as load or as_data gives it")
     names = [score] if isinstance(score, str) else list(score)
     unknown = [name for name in names if name not in SCORES]
     if unknown: raise ValueError(f"score={unknown[0]!r}: must be one of {', '.join(SCORES)}")
@@ -326,7 +340,9 @@ def score_model(model: nn.Module, data: Data, score: str | Sequence[str] = "el2n
     for name in names:
         own = dict(loss=loss) if loss and name in ("grand", "grand_last_layer") else {}
         if not SCORES[name].logits: found[name] = SCORES[name].network(model, data, batch_size, progress, **own)
-    if loss and "loss" in found: found["loss"] = unreduced(loss)(logits, labels)
+    if loss and "loss" in found:
+        with torch.no_grad(): found["loss"] = unreduced(loss)(logits, labels)
+    for name, values in found.items(): _check_values(name, values, len(data))
     return found[score] if isinstance(score, str) else {name: found[name] for name in names}
 
 # %% ../nbs/api/40_scores.ipynb #0f09b5ff
@@ -413,8 +429,9 @@ class Scores:
         """How similar the ranking would be with as many other runs.
 
         Returns:
-            The expected Spearman correlation between this mean and theirs, at most 1: from split halves of the runs,
-            extrapolated by the Spearman–Brown formula.
+            The expected Spearman correlation between this mean and theirs, from −1 to 1: from split halves of the runs,
+            extrapolated by the Spearman–Brown formula, whose values below −1 count as −1. NaN where a half has the same mean
+            for all examples, since there is no ranking then.
 
         Raises:
             ValueError: For fewer than two runs.
@@ -540,12 +557,15 @@ def _reliability(values: np.ndarray, splits: int = 50) -> float:
     halves = [np.split(rng.permutation(runs)[:runs // 2 * 2], 2) for _ in range(splits)]
     r = np.mean([spearmanr(values[a].mean(0), values[b].mean(0)).statistic for a, b in halves])
     longer = runs / (runs // 2)
-    return float(longer * r / (1 + (longer - 1) * r))
+    if np.isnan(r) or r > -1 / (2 * longer - 1): return float(longer * r / (1 + (longer - 1) * r))
+    return -1.                                            # below, the formula falls to −∞ and comes back from +∞
 
 # %% ../nbs/api/40_scores.ipynb #0c351c54
 @dataclass(frozen=True, eq=False, repr=False)
 class PublishedScores(Scores):
-    """The mean of a score over runs, without the runs: `values` has one row. A file of it holds half precision.
+    """The mean of a score over runs, without the runs: `values` has one row.
+
+    A file of it holds half precision, or single precision of what is too large for that (beyond 65504).
 
     Args:
         spread: float32, N: the standard deviation over the finite runs.
@@ -561,8 +581,11 @@ class PublishedScores(Scores):
     def reliability(self) -> float: return self.meta["reliability"]
 
     def _arrays(self) -> dict[str, np.ndarray]:
-        with np.errstate(over="ignore"): mean, std = self.mean().astype(np.float16), self.spread.astype(np.float16)
-        return dict(mean=mean, std=std, n_finite=self.finite.astype(np.uint8))
+        def short(values):
+            with np.errstate(over="ignore"): half = values.astype(np.float16)
+            return half if np.array_equal(np.isinf(half), np.isinf(values)) else values.astype(np.float32)
+        counts = self.finite.astype(np.min_scalar_type(self.finite.max(initial=0)))        # uint8 up to 255 runs
+        return dict(mean=short(self.mean()), std=short(self.spread), n_finite=counts)
 
     @staticmethod
     def _from_arrays(file: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -570,7 +593,7 @@ class PublishedScores(Scores):
 
 # %% ../nbs/api/40_scores.ipynb #eeca7600
 def publish(scores: Scores, folder: str | os.PathLike, **about) -> Path:
-    """Write mean and spread of scores in half precision, as one of the files that `Scores.published` reads.
+    """Write mean and spread of scores, in half precision where that holds them, as one of the files that `Scores.published` reads.
 
     Args:
         scores: Of at least two runs.

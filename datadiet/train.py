@@ -44,6 +44,9 @@ class Recipe:
         precision: In what products are computed, "float32" or "bfloat16"; weights, sums and updates are always float32.
         init: The initialisation for `make_model`, "torch" or "lecun".
         score_epoch: When scores are taken, in epochs of the full data set.
+
+    Raises:
+        ValueError: For a number outside its range, an unknown `flip` or an unknown precision.
     """
     steps: int
     batch_size: int = 128
@@ -59,6 +62,18 @@ class Recipe:
     precision: Literal["float32", "bfloat16"] = "float32"
     init: str = "torch"
     score_epoch: float = 2
+
+    def __post_init__(self):
+        for name, fits, must in (
+            ("steps", self.steps >= 1, "at least 1"),
+            ("batch_size", self.batch_size >= 1, "at least 1"),
+            ("lr", 0 < self.lr < math.inf, "above 0 and finite"),
+            ("warmup", 0 <= self.warmup <= 1, "from 0 to 1, a share of the steps"),
+            ("pad", self.pad >= 0, "at least 0 pixels (0: no crop)"),
+            ("flip", self.flip in (True, False, "alternating"), "True, False or 'alternating'"),
+            ("smoothing", 0 <= self.smoothing < 1, "at least 0 (none) and below 1"),
+            ("precision", self.precision in ("float32", "bfloat16"), "'float32' or 'bfloat16'")):
+            if not fits: raise ValueError(f"{name}={getattr(self, name)!r}: must be {must}")
 
     def steps_at(self, epoch: float, n: int) -> int:
         """The step that ends an epoch.
@@ -210,24 +225,26 @@ class Training:
         """Train up to and including a step.
 
         Args:
-            until: The step, counted from the beginning of the training. One that is already past changes nothing.
+            until: The step, counted from the beginning of the training, at most the recipe's last. One that is already
+                past changes nothing.
 
         Raises:
-            ValueError: For a model that does not fit the classes.
+            ValueError: For a step beyond the recipe's, or a model that does not fit the classes.
             FloatingPointError: When the loss becomes NaN or infinite (checked once a pass, and at the end).
         """
+        if until > self.recipe.steps: raise ValueError(f"until={until}: must be at most {self.recipe.steps}, the recipe's steps")
         with torch.random.fork_rng():
             _set_rng_state(self.rng, self.device)
             self.model.train()
-            for idx, x in islice(self._batches(until), max(0, until - self.step)):
+            for idx, x in islice(self._batches(), max(0, until - self.step)):
                 self.losses.append(self._step(idx, x))
                 if self.step % (len(self.data) // self.recipe.batch_size) == 0 or self.step == until: self._check_loss()
             self.rng = _rng_state(self.device)
 
-    def _batches(self, until: int) -> Iterator[tuple[Tensor, Inputs]]:
-        "The batches after this step. They are read ahead, beyond `until`, so what was begun is gone on with."
-        if self.feed is None or self.fed != self.step or until > self.recipe.steps:
-            order = training_order(len(self.data), self.recipe.batch_size, max(until, self.recipe.steps), self.seed, self.step)
+    def _batches(self) -> Iterator[tuple[Tensor, Inputs]]:
+        "The batches after this step, to the recipe's end. They are read ahead, so what was begun is gone on with."
+        if self.feed is None or self.fed != self.step:
+            order = training_order(len(self.data), self.recipe.batch_size, self.recipe.steps, self.seed, self.step)
             self.feed, self.fed = self.data.read(order, self.device), self.step
         for batch in self.feed:
             self.fed += 1
