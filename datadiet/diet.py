@@ -52,6 +52,8 @@ def _check_named(things: Mapping[str, str | Callable | None]) -> None:
 
 def _check_model(model: str | Callable[[], nn.Module], width: int | None, data: Data) -> int:
     "The number of parameters; ValueError for a model that could not be made or gives no logits, before anything is trained."
+    if isinstance(model, nn.Module):
+        raise ValueError(f"model is a {type(model).__name__}: must be a function that builds one, since each training begins with a fresh network")
     with seeded(0, "check"):
         net = make_model(model, data.n_classes, data.channels, width) if isinstance(model, str) else model()
         with eval_mode(net), torch.no_grad(): check_logits(forward(net, data.peek()), min(2, len(data)), data.n_classes)
@@ -62,7 +64,6 @@ def _carry_out(plan: Sequence[RunSpec], read: Callable[[RunResult], object], sto
                data: Sequence[Data], model: str | Callable, device: torch.device, workers: int | None, progress: bool,
                loss: Callable | None = None) -> list:
     "read(result) of every run of the plan, with this loss. FloatingPointError when one diverged."
-    if workers is not None and workers < 1: raise ValueError(f"workers={workers}: must be at least 1")
     if store is not None: _check_named(dict(model=model, loss=loss))
     if loss: plan = [replace(spec, loss=_name(loss)) for spec in plan]
     more = dict(builders={} if isinstance(model, str) else {_name(model): model}, losses={_name(loss): loss} if loss else {})

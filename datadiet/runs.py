@@ -265,8 +265,9 @@ def _put_data(store: Store, data: Data) -> str:
     "Keep a data set in the store under its key, which is returned."
     key = data_key(data)
     path = store.path/"data"/f"{key}.{'safetensors' if isinstance(data, Images) else 'pt'}"
-    if path.exists() and isinstance(data, Images): _check_alike(path, data)
-    if path.exists() and not isinstance(data, Stream): return key       # of a stream, the reading may have been mended
+    if path.exists() and not isinstance(data, Stream):                  # of a stream, the reading may have been mended
+        if isinstance(data, Images): _check_alike(path, data)
+        return key
     if not isinstance(data, Images):
         with atomic_write(path) as part: torch.save(data.to("cpu"), part, pickle_module=cloudpickle)
         return key
