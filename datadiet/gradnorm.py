@@ -9,7 +9,7 @@ __all__ = ['unreduced', 'GradNorms', 'grad_norms', 'last_layer']
 import inspect
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from time import perf_counter
 from weakref import WeakKeyDictionary
@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.overrides import TorchFunctionMode
 
-from .layer_norms import (Window, batchnorm_squares, conv_candidates, conv_squares, embedding_squares,
-                                  linear_squares, positions_first, positions_last, squared)
+from .layer_norms import (GRADIENTS, GRAMS, Window, batchnorm_squares, conv_candidates, conv_method, conv_norm_squares, conv_squares,
+                                  embedding_squares, linear_squares, positions_first, positions_last, squared)
 
 # %% ../nbs/api/35_gradnorm.ipynb #3661ebe8
 def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -164,6 +164,7 @@ class _Layer:
     parameters: dict[str, Tensor | None]
     squares: dict[tuple[str, ...], Callable[[Tensor], tuple[Tensor, ...]]]
     call: Callable[[Tensor | None], Tensor] | None = None
+    norm: dict[str, str] = field(default_factory=dict)               # the parameters of a BatchNorm that is part of it, by role
 
 # %% ../nbs/api/35_gradnorm.ipynb #1491c940
 def _linear(watch, input, weight, bias=None):
@@ -176,14 +177,17 @@ def _pair(value, n: int) -> tuple[int, ...]:
     value = (value,) * n if isinstance(value, int) else tuple(value) * (n // len(value))
     return (0,) * (2 - n) + value
 
-def _conv(n, watch, input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
-    if input.ndim != n + 2: return None
+def _window(n: int, weight: Tensor, stride, padding, dilation) -> Window:
     kernel, stride, dilation = ((1,) * (2 - n) + _pair(v, n)[2 - n:] for v in (weight.shape[2:], stride, dilation))
     if padding == "same": sides = tuple((d * (k - 1) // 2, d * (k - 1) - d * (k - 1) // 2) for k, d in zip(kernel, dilation))
     else: sides = tuple((p, p) for p in _pair(0 if padding == "valid" else padding, n))
-    window, image = Window(kernel, stride, sides, dilation), lambda t: t.unsqueeze(2) if n == 1 else t
+    return Window(kernel, stride, sides, dilation)
+
+def _conv(n, watch, input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
+    if input.ndim != n + 2: return None
+    window, image = _window(n, weight, stride, padding, dilation), lambda t: t.unsqueeze(2) if n == 1 else t
     return _Layer(input, dict(weight=weight, bias=bias), {
-        ("weight",): lambda g: (_tuned_conv(watch.tuned, image(input), image(g), window, groups),),
+        ("weight",): lambda g: _tuned_conv(watch.tuned, lambda *how: (conv_squares(*how[:2], window, groups, *how[2:]),), image(input), image(g), window, groups),
         ("bias",): lambda g: (squared(positions_first(g).sum(1)),)})
 
 # %% ../nbs/api/35_gradnorm.ipynb #aaeac254
@@ -247,17 +251,19 @@ def _note(watch: "_Watch", names: list[str], *how) -> None:
 
 def _call_layer(watch: "_Watch", func: Callable, used: list[str], args: tuple, kwargs: dict):
     "Call a layer, and have its parameters' squared norms computed on the way back."
-    layer = _READERS[func](watch, *args, **kwargs)
+    pair = next((watch.pairs[name] for name in used if name in watch.pairs), None)
+    layer = _conv_norm(watch, pair, *args, **kwargs) if pair else _READERS[func](watch, *args, **kwargs)
     if layer is None or layer.input.ndim == 0 or len(layer.input) != watch.n: return NotImplemented
     roles = {role: watch.names[id(p)] for role, p in layer.parameters.items() if id(p) in watch.names}
     if sorted(roles.values()) != sorted(used): return NotImplemented
     _note(watch, used, func.__name__, layer.input.shape[1:], layer.input.dtype)
-    wanted = {role: name for role, name in roles.items() if name in watch.chosen}
+    wanted = {role: name for role, name in (roles | layer.norm).items() if name in watch.chosen}
     call = layer.call or (lambda anchor: func(*args, **kwargs))
     if not wanted: return call(None)
     out = call(watch.anchor)
     if not out.requires_grad: out = _Tap.apply(out.clone() if out._is_view() else out, watch.anchor)
     out.register_hook(partial(_measure, watch, [layer], layer.input._version, wanted))
+    if layer.norm: watch.waiting[id(out)] = out, layer.norm
     return out
 
 @torch.no_grad()
@@ -287,30 +293,35 @@ def _call_copies(watch: "_Watch", func: Callable, used: list[str], args: tuple, 
         each.register_hook(lambda g: watch.squares.update({used[0]: squared(g)}))
     return func(*(each if t is p else t for t in args))
 
-def _tuned_conv(tuned: dict | None, x: Tensor, g: Tensor, window: Window, groups: int) -> Tensor:
-    "‖∇W‖² of a convolution by the method of the rule or, if asked for, by the one that was fastest on the first batch."
-    if tuned is None: return conv_squares(x, g, window, groups)
-    key = window, groups, x.shape[1:], g.shape[1:]
+def _tuned_conv(tuned: dict | None, squares: Callable, x: Tensor, g: Tensor, window: Window, groups: int = 1,
+                among: Iterable[str] = (*GRADIENTS, *GRAMS)) -> tuple[Tensor, ...]:
+    "`squares(x, g)` of a convolution by the method of the rule or, if asked for, by the one that was fastest on the first batch."
+    if tuned is None: return squares(x, g)
+    key = window, groups, tuple(among), x.shape[1:], g.shape[1:]
     if key not in tuned:
         times = {}
-        for method in 2 * conv_candidates(x, g, window, groups):
+        for method in 2 * [m for m in conv_candidates(x, g, window, groups) if m in among]:
             start = perf_counter()
-            conv_squares(x[:16], g[:16], window, groups, method)[0].item()
+            squares(x[:16], g[:16], method)[0][0].item()
             times[method] = perf_counter() - start
         tuned[key] = min(times, key=times.get)
-    return conv_squares(x, g, window, groups, tuned[key])
+    return squares(x, g, tuned[key])
 
 # %% ../nbs/api/35_gradnorm.ipynb #bf98410c
 class _Watch(TorchFunctionMode):
     "Sees every call that a parameter takes part in. Gathers `squares` where a formula covers it, and `unknown` names where none does."
-    def __init__(self, names: dict[int, str], chosen: Iterable[str], n: int, anchor: Tensor, tuned: dict | None = None):
+    def __init__(self, names: dict[int, str], chosen: Iterable[str], n: int, anchor: Tensor, tuned: dict | None = None,
+                 pairs: "dict[str, _Pair] | None" = None):
         super().__init__()
-        self.names, self.chosen, self.n, self.anchor, self.tuned = names, set(chosen), n, anchor, tuned
-        self.squares, self.known, self.unknown, self.uses = {}, set(), set(), []
+        self.names, self.chosen, self.n, self.anchor, self.tuned, self.pairs = names, set(chosen), n, anchor, tuned, pairs or {}
+        self.squares, self.known, self.unknown, self.uses, self.waiting, self.astray = {}, set(), set(), [], {}, False
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        used = [self.names[id(t)] for t in _tensors((args, kwargs)) if id(t) in self.names]
+        tensors = _tensors((args, kwargs))
+        used = [self.names[id(t)] for t in tensors if id(t) in self.names]
+        for t in tensors:
+            if id(t) in self.waiting and func not in _LOOKS: return _after_pair(self, func, t, used, args, kwargs)
         if not used: return func(*args, **kwargs)
         out = NotImplemented
         if func in _READERS and torch.is_grad_enabled(): out = _call_layer(self, func, used, args, kwargs)
@@ -319,6 +330,8 @@ class _Watch(TorchFunctionMode):
             out = func(*args, **kwargs)
             if func not in (Tensor.detach, Tensor.data.__get__) and _tensors(out): self.unknown.update(used)
         return out
+
+_LOOKS = {Tensor.dim, Tensor.size, Tensor.ndim.__get__, Tensor.shape.__get__, Tensor.dtype.__get__, Tensor.device.__get__}
 
 def _tensors(values) -> list[Tensor]:
     "The tensors in nested lists, tuples and dicts."
@@ -334,13 +347,92 @@ def _fast_layout(t: Tensor) -> Tensor:
     fast = t.ndim == 4 and t.device.type == "cpu" and t.dtype == torch.float32
     return t.contiguous(memory_format=torch.channels_last) if fast else t
 
-def _watched(model: nn.Module, weights: dict[str, Tensor], chosen: Iterable[str], images: Tensor, tuned: dict | None = None) -> tuple[Tensor, _Watch]:
+def _watched(model: nn.Module, weights: dict[str, Tensor], chosen: Iterable[str], images: Tensor, tuned: dict | None = None,
+             pairs: "dict[str, _Pair] | None" = None) -> tuple[Tensor, _Watch]:
     "`model(images)`, ready for one backward pass, and the watch that will gather the squared norms."
     names = {id(p): name for own in (weights, dict(model.named_parameters())) for name, p in own.items()}
     anchor = torch.zeros((), device=images.device, dtype=next(iter(weights.values())).dtype, requires_grad=True)
-    watch = _Watch(names, chosen, len(images), anchor, tuned)
+    watch = _Watch(names, chosen, len(images), anchor, tuned, pairs)
     with torch.enable_grad(), watch: logits = _run(model, {**weights, **dict(model.named_buffers())}, images)
     return logits, watch
+
+# %% ../nbs/api/35_gradnorm.ipynb #1d3677f1
+class _Scout(TorchFunctionMode):
+    "Notes each convolution with its arguments, and the calls that its output takes part in."
+    def __init__(self):
+        super().__init__()
+        self.made, self.met = {}, {}
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        for t in _tensors((args, kwargs)):
+            if id(t) in self.made and func not in _LOOKS: self.met[id(t)].append((func, args, kwargs))
+        if func is F.conv2d: self.made[id(out)], self.met[id(out)] = (out, args, kwargs), []
+        return out
+
+# %% ../nbs/api/35_gradnorm.ipynb #110e91fa
+@dataclass
+class _Pair:
+    "A convolution and its BatchNorm as one convolution with `kernel` and `shift`, and what the formula needs."
+    norm: dict[str, str]
+    kernel: Tensor
+    shift: Tensor
+    mean: Tensor
+    rstd: Tensor
+    scale: Tensor
+
+def _conv_norm(watch, pair, input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
+    window = _window(2, weight, stride, padding, dilation)
+    squares = lambda x, g, *method: conv_norm_squares(x, g, window, weight, bias, pair.mean, pair.rstd, pair.scale, *method)
+    return _Layer(input, dict(weight=weight, bias=bias), {
+        ("weight", "bias", "gamma", "beta"): lambda g: _tuned_conv(watch.tuned, squares, input, g, window, among=GRADIENTS)},
+        lambda anchor: F.conv2d(input, pair.kernel, pair.shift, stride, padding, dilation), pair.norm)
+
+def _pair_of(names: dict[int, str], output, conv, norm) -> tuple[str, _Pair] | None:
+    "The kernel's name and the pair, from a convolution's output and the arguments of both layers; None where they cannot be one."
+    (input, weight, bias, stride, padding, dilation, groups), (mean, var, gamma, beta, eps) = conv, norm
+    one = gamma is not None and beta is not None and groups == 1 and {t.dtype for t in (input, weight, mean, gamma)} == {output.dtype}
+    if not one or any(id(t) not in names for t in (weight, gamma, beta) if t is not None): return None
+    if conv_method(input, output, _window(2, weight, stride, padding, dilation)) not in GRADIENTS: return None
+    rstd = torch.rsqrt(var + eps)
+    scale = rstd * gamma
+    shift = beta + scale * (-mean if bias is None else bias - mean)
+    return names[id(weight)], _Pair(dict(gamma=names[id(gamma)], beta=names[id(beta)]), weight * scale.view(-1, 1, 1, 1), shift, mean, rstd, scale)
+
+# %% ../nbs/api/35_gradnorm.ipynb #2df4f3a8
+def _conv_args(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
+    return input, weight, bias, stride, padding, dilation, groups
+
+def _norm_args(input, running_mean, running_var, weight=None, bias=None, training=False, momentum=.1, eps=1e-5):
+    return running_mean, running_var, weight, bias, eps
+
+@torch.no_grad()
+def _find_pairs(norms: "GradNorms", x: Tensor) -> "dict[str, _Pair]":
+    "The convolutions that are one layer with the BatchNorm behind them, by the kernel's name; from one example of the batch."
+    modules = list(norms.model.modules())
+    if torch.is_autocast_enabled(x.device.type) or not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in modules): return {}
+    if any(m._forward_hooks or m._forward_pre_hooks for m in modules): return {}
+    with _Scout() as scout: _run(norms.model, {**norms.weights, **dict(norms.model.named_buffers())}, _fast_layout(x[:1]).clone())
+    names = {id(p): name for name, p in norms.weights.items()}
+    calls = [name for _, args, kwargs in scout.made.values() if (name := names.get(id(_conv_args(*args, **kwargs)[1])))]
+    pairs = {}
+    for key, (out, args, kwargs) in scout.made.items():
+        if [func for func, *_ in scout.met[key]] != [F.batch_norm]: continue
+        found = _pair_of(names, out, _conv_args(*args, **kwargs), _norm_args(*scout.met[key][0][1], **scout.met[key][0][2]))
+        if found and found[0] in norms.chosen and calls.count(found[0]) == 1: pairs[found[0]] = found[1]
+    return pairs
+
+# %% ../nbs/api/35_gradnorm.ipynb #fdcbaa7a
+def _after_pair(watch: "_Watch", func: Callable, output: Tensor, used: list[str], args: tuple, kwargs: dict):
+    "What follows on a pair: its BatchNorm, which is done already, or something else, and then the network has gone astray."
+    _, norm = watch.waiting[id(output)]
+    if func is not F.batch_norm or used != list(norm.values()):
+        watch.astray = True
+        return func(*args, **kwargs)
+    del watch.waiting[id(output)]
+    _note(watch, used, func.__name__, output.shape[1:], output.dtype)
+    return output
 
 # %% ../nbs/api/35_gradnorm.ipynb #629e8e47
 _VERDICTS: WeakKeyDictionary = WeakKeyDictionary()      # model → {how it uses its parameters: (those without a formula, how they are computed)}
@@ -403,22 +495,28 @@ def _batch_size(norms: "GradNorms", image: Tensor) -> int:
     on_cpu = next(iter(norms.chosen.values())).device.type == "cpu"
     return min(512, max(64 * torch.get_num_threads(), 3 * 2**16 // max(1, image.numel()))) if on_cpu else 512
 
-def _weights(norms: "GradNorms") -> dict[str, Tensor]:
-    "The model's weights in the fastest layout, made anew when they have changed."
-    own = dict(norms.model.named_parameters())
-    version = [(id(p), p.data_ptr(), p._version) for p in own.values()]
-    if version != norms.version: norms.weights, norms.version = {name: _fast_layout(p) for name, p in own.items()}, version
-    return norms.weights
+def _prepare(norms: "GradNorms", x: Tensor) -> None:
+    "The model's weights in the fastest layout, and the layers that can be one: made anew when the model has changed."
+    own, buffers = dict(norms.model.named_parameters()), dict(norms.model.named_buffers())
+    version = [torch.is_autocast_enabled(x.device.type), *((id(t), t.data_ptr(), t._version) for t in (own | buffers).values())]
+    if version == norms.version: return
+    norms.weights, norms.version, norms.pairs = {name: _fast_layout(p) for name, p in own.items()}, version, {}
+    norms.pairs = _find_pairs(norms, x)
 
 # %% ../nbs/api/35_gradnorm.ipynb #05bc512c
 def _formula_norms(norms: "GradNorms", x: Tensor, y: Tensor, start: int) -> tuple[dict[str, Tensor], _Watch]:
     "The norms that formulas give (0 for other parameters), by one forward and one backward pass."
-    watched = lambda weights, x: _watched(norms.model, weights, norms.chosen, x, norms.tuned)
-    try: logits, watch = watched(_weights(norms), _fast_layout(x).clone())
+    watched = lambda x: _watched(norms.model, norms.weights, norms.chosen, x, norms.tuned, norms.pairs)
+    try:
+        _prepare(norms, x)
+        logits, watch = watched(_fast_layout(x).clone())
+        if watch.astray or watch.waiting:
+            norms.pairs = {}
+            logits, watch = watched(_fast_layout(x).clone())
     except RuntimeError as error:                   # a model that calls view() where channels come last
         if "view size is not compatible" not in str(error): raise
-        norms.weights = {name: p.detach() for name, p in norms.model.named_parameters()}
-        logits, watch = watched(norms.weights, x.clone(memory_format=torch.contiguous_format))
+        norms.weights, norms.pairs = {name: p.detach() for name, p in norms.model.named_parameters()}, {}
+        logits, watch = watched(x.clone(memory_format=torch.contiguous_format))
     _check_logits(norms, logits, len(x), y, start)
     with torch.enable_grad(), torch.autocast(x.device.type, enabled=False):
         total = norms.loss(logits, y).sum()
@@ -470,6 +568,7 @@ class GradNorms:
         self.model, self.per_parameter, self.chunk_size = model, per_parameter, chunk_size
         self.chosen, self.loss, self.method = _chosen(model, parameters), unreduced(loss), method
         self.tuned, self.pending, self.weights, self.version, self.classes = {} if method == "tune" else None, [], {}, None, 0
+        self.pairs: dict[str, _Pair] = {}
 
     @torch.inference_mode(False)
     def __call__(self, images: Tensor, labels: Tensor, start: int = 0) -> Tensor | dict[str, Tensor]:
@@ -495,7 +594,7 @@ class GradNorms:
     def __enter__(self) -> "GradNorms": return self
 
     def __exit__(self, kind, *rest) -> None:
-        self.weights, self.version = {}, None
+        self.weights, self.version, self.pairs = {}, None, {}
         if kind is None: self.check()
 
 # %% ../nbs/api/35_gradnorm.ipynb #66f71c04
