@@ -500,7 +500,7 @@ def normalise(images: Tensor, data: Images) -> Tensor:
         float32, B×C×H×W, on the device of `images`.
     """
     mean, std = (torch.tensor(s, device=images.device)[:, None, None] for s in (data.mean, data.std))
-    return (images.float() / 255 - mean) / std
+    return images.to(torch.float32, copy=True).div_(255).sub_(mean).div_(std)
 
 def batches(data: Data, batch_size: int, device: str | torch.device = "cpu") -> Iterator[tuple[Tensor, Inputs, Tensor]]:
     """Yields every example once, in order, as a network takes it, in batches.

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from time import perf_counter
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import torch
 import torch.nn.functional as F
@@ -263,8 +263,7 @@ def _call_layer(watch: "_Watch", func: Callable, used: list[str], args: tuple, k
     out = call(watch.anchor)
     if not out.requires_grad: out = _Tap.apply(out.clone() if out._is_view() else out, watch.anchor)
     out.register_hook(partial(_measure, watch, [layer], layer.input._version, wanted))
-    if layer.norm: watch.waiting[id(out)] = out, layer.norm
-    return out
+    return _hold_back(watch, out, layer.norm) if layer.norm else out
 
 @torch.no_grad()
 def _measure(watch: "_Watch", once: list[_Layer], version: int, wanted: dict[str, str], g: Tensor) -> None:
@@ -314,14 +313,14 @@ class _Watch(TorchFunctionMode):
                  pairs: "dict[str, _Pair] | None" = None):
         super().__init__()
         self.names, self.chosen, self.n, self.anchor, self.tuned, self.pairs = names, set(chosen), n, anchor, tuned, pairs or {}
-        self.squares, self.known, self.unknown, self.uses, self.waiting, self.astray = {}, set(), set(), [], {}, False
+        self.squares, self.known, self.unknown, self.uses, self.held, self.astray = {}, set(), set(), [], {}, False        # the last two: for layers in pairs, below
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         tensors = _tensors((args, kwargs))
         used = [self.names[id(t)] for t in tensors if id(t) in self.names]
         for t in tensors:
-            if id(t) in self.waiting and func not in _LOOKS: return _after_pair(self, func, t, used, args, kwargs)
+            if id(t) in self.held and self.held[id(t)].stand_in() is t and func not in _LOOKS: return _after_pair(self, func, self.held[id(t)], used, args, kwargs)
         if not used: return func(*args, **kwargs)
         out = NotImplemented
         if func in _READERS and torch.is_grad_enabled(): out = _call_layer(self, func, used, args, kwargs)
@@ -424,13 +423,25 @@ def _find_pairs(norms: "GradNorms", x: Tensor) -> "dict[str, _Pair]":
     return pairs
 
 # %% ../nbs/api/35_gradnorm.ipynb #fdcbaa7a
-def _after_pair(watch: "_Watch", func: Callable, output: Tensor, used: list[str], args: tuple, kwargs: dict):
-    "What follows on a pair: its BatchNorm, which is done already, or something else, and then the network has gone astray."
-    _, norm = watch.waiting[id(output)]
-    if func is not F.batch_norm or used != list(norm.values()):
+@dataclass
+class _Held:
+    "The output of a pair (None once it is handed over), the stand-in that the model has meanwhile, and the BatchNorm's parameters."
+    output: Tensor | None
+    stand_in: ref
+    norm: dict[str, str]
+
+def _hold_back(watch: "_Watch", output: Tensor, norm: dict[str, str]) -> Tensor:
+    "Keep a pair's output for its BatchNorm, and give a stand-in."
+    stand_in = output.detach()
+    watch.held[id(stand_in)] = _Held(output, ref(stand_in), norm)
+    return stand_in
+
+def _after_pair(watch: "_Watch", func: Callable, held: _Held, used: list[str], args: tuple, kwargs: dict):
+    "Where a stand-in is used: the output for the BatchNorm, once; anything else has gone astray."
+    if func is not F.batch_norm or used != list(held.norm.values()) or held.output is None:
         watch.astray = True
         return func(*args, **kwargs)
-    del watch.waiting[id(output)]
+    output, held.output = held.output, None
     _note(watch, used, func.__name__, output.shape[1:], output.dtype)
     return output
 
@@ -510,7 +521,7 @@ def _formula_norms(norms: "GradNorms", x: Tensor, y: Tensor, start: int) -> tupl
     try:
         _prepare(norms, x)
         logits, watch = watched(_fast_layout(x).clone())
-        if watch.astray or watch.waiting:
+        if watch.astray or any(held.output is not None for held in watch.held.values()):
             norms.pairs = {}
             logits, watch = watched(_fast_layout(x).clone())
     except RuntimeError as error:                   # a model that calls view() where channels come last

@@ -168,14 +168,15 @@ def _sum(parts: list[Tensor]) -> Tensor:
 
 # %% ../nbs/api/34_layer_norms.ipynb #5bea9869
 def conv_native(x: Tensor, g: Tensor, window: Window, groups: int = 1) -> Tensor:
-    "∇W as B×1×O×(rows·columns·C) by torch's own gradient, example by example."
-    x, g = (t.permute(0, 3, 1, 2) for t in (x, g))
+    "∇W as B×1×O×(rows·columns·C) by torch's own gradient, of one convolution with the examples for its groups."
+    B, C, O = len(x), x.shape[3], g.shape[3]
+    x, g = (t.permute(1, 2, 0, 3).flatten(2)[None].permute(0, 3, 1, 2) for t in (x, g))          # 1×(B·C)×H×W, channels last
     x = window.pad(x, channels_last=False) if any(a != b for a, b in window.padding) else x
     padding = [0, 0] if any(a != b for a, b in window.padding) else [a for a, _ in window.padding]
-    weight = x.new_empty(g.shape[1], x.shape[1] // groups, *window.kernel).contiguous(memory_format=torch.channels_last)
-    gradient = lambda g, x: torch.ops.aten.convolution_backward(
-        g, x, weight, None, window.stride, padding, window.dilation, False, [0, 0], groups, [False, True, False])[1]
-    return torch.stack([gradient(*pair).permute(0, 2, 3, 1).flatten(1)[None] for pair in zip(g.split(1), x.split(1))])
+    weight = x.new_empty(B * O, C // groups, *window.kernel).contiguous(memory_format=torch.channels_last)
+    gradient = torch.ops.aten.convolution_backward(
+        g, x, weight, None, window.stride, padding, window.dilation, False, [0, 0], B * groups, [False, True, False])[1]
+    return gradient.permute(0, 2, 3, 1).reshape(B, 1, O, -1)
 
 # %% ../nbs/api/34_layer_norms.ipynb #1ca7d809
 def conv_method(x: Tensor, g: Tensor, window: Window, groups: int = 1) -> str:
@@ -188,9 +189,10 @@ def conv_method(x: Tensor, g: Tensor, window: Window, groups: int = 1) -> str:
 
 def gradient_method(x: Tensor, g: Tensor, window: Window, groups: int = 1) -> str:
     "The method among those that compute the gradient itself."
-    large = x.device.type == "cpu" and window.kernel != (1, 1) and window.stride == (1, 1) and x[0].numel() > 20480
-    if large: return "winograd" if paired(g, window) and groups == 1 else "native"
-    return "product" if x.shape[1] // groups >= 8 else "unfold"
+    C, own = x.shape[1] // groups, x.device.type == "cpu" and window.kernel != (1, 1)              # where torch's own may be faster
+    if own and x.dtype == torch.float32 and 8 <= C < 64 and g.shape[2] * g.shape[3] >= 16 * C: return "native"
+    if own and window.stride == (1, 1) and x[0].numel() > 20480: return "winograd" if paired(g, window) and groups == 1 else "native"
+    return "product" if C >= 8 else "unfold"
 
 # %% ../nbs/api/34_layer_norms.ipynb #e547f860
 GRADIENTS = dict(product=conv_product, winograd=conv_winograd, unfold=conv_unfold, native=conv_native)
@@ -214,7 +216,7 @@ def _largest(method: str, x: Tensor, g: Tensor, window: Window) -> int:
     (C, H, W), (O, h, w), (kh, kw) = x.shape[1:], g.shape[1:], window.kernel
     T, P = h * w, (H + sum(window.padding[0])) * (W + sum(window.padding[1]))
     patches, weight = T * kh * kw * C, kh * kw * C * O
-    own = dict(native=weight, product=max(P * kw * C, weight), winograd=max(4 * T * C, 4 * T * O, 16 * C * O), unfold=max(patches, weight), patches=max(T * T, patches), pixels=P * P)
+    own = dict(native=max(2 * H * W * C, 2 * T * O, weight), product=max(P * kw * C, weight), winograd=max(4 * T * C, 4 * T * O, 16 * C * O), unfold=max(patches, weight), patches=max(T * T, patches), pixels=P * P)
     return max(own[method], H * W * C, T * O)
 
 def conv_candidates(x: Tensor, g: Tensor, window: Window, groups: int = 1) -> list[str]:

@@ -12,7 +12,7 @@ from torchvision.models import VisionTransformer
 from torchvision.models.resnet import Bottleneck, ResNet
 
 from datadiet.gradnorm import GradNorms, grad_norms
-from datadiet.layer_norms import GRADIENTS, GRAMS, Window, conv_squares, paired
+from datadiet.layer_norms import GRADIENTS, GRAMS, Window, conv_method, conv_squares, paired
 from datadiet.models import make_model
 
 LABELS = torch.arange(5)
@@ -129,6 +129,21 @@ def test_every_method_of_a_convolution_in_single_precision(method):
         torch.testing.assert_close(found, torch.stack(truth).double(), rtol=1e-5, atol=0)
 
 
+@pytest.mark.parametrize("channels, size, kernel, stride, dilation, groups", [
+    (8, (32, 32), 3, 1, 1, 1), (16, (33, 31), (3, 1), 1, 1, 1), (16, (64, 64), 3, 2, 1, 1), (12, (20, 24), (2, 3), 1, 2, 1), (32, (28, 28), 5, 1, 1, 2),
+    (63, (40, 30), 3, 1, 1, 1), (24, (64, 16), (1, 3), 2, 1, 3), (64, (17, 19), 3, 1, 1, 1)])
+def test_torchs_own_way_where_the_rule_takes_it(channels, size, kernel, stride, dilation, groups):
+    torch.manual_seed(0)
+    layer = nn.Conv2d(channels, 2 * channels - channels % 2, kernel, stride, 2, dilation, groups, bias=False)
+    x = torch.randn(19, channels, *size).contiguous(memory_format=torch.channels_last)
+    g = torch.randn_like(layer(x))
+    window = Window(layer.kernel_size, layer.stride, tuple((p, p) for p in layer.padding), layer.dilation)
+    assert conv_method(x, g, window, groups) == "native"
+    exact = copy.deepcopy(layer).double()
+    truth = torch.stack([torch.autograd.grad((exact(a) * b).sum(), exact.weight)[0].norm() for a, b in zip(x.double().split(1), g.double().split(1))])
+    for n in (1, 2, 19): torch.testing.assert_close(conv_squares(x[:n], g[:n], window, groups).sqrt(), truth[:n], rtol=1e-5, atol=0)
+
+
 @pytest.mark.parametrize("method", [*GRADIENTS, *GRAMS])
 def test_every_method_in_a_whole_network(method, monkeypatch):
     chosen = lambda x, g, window, groups: method if method != "winograd" or paired(g, window) else "product"
@@ -242,6 +257,92 @@ def test_under_inference_mode_and_autocast():
     with torch.no_grad(): torch.testing.assert_close(grad_norms(model, IMAGES, LABELS), plain)
     with torch.inference_mode(): torch.testing.assert_close(grad_norms(model, IMAGES, LABELS), plain)
     with torch.autocast("cpu", torch.bfloat16): torch.testing.assert_close(grad_norms(model, IMAGES, LABELS), plain, rtol=.1, atol=0)
+
+
+# ---- a convolution and its BatchNorm as one: only where nobody else looks at what lies between them
+
+class Paired(nn.Module):
+    "A convolution and its BatchNorm; `between` says what else is done with what lies between them."
+    def __init__(self, between="nothing"):
+        super().__init__()
+        self.conv, self.norm, self.other, self.head = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.BatchNorm2d(8), nn.Linear(8, 5)
+        self.between = between
+    def forward(self, x):
+        out = self.conv(x)
+        if self.between == "changed": out = torch.tanh(out)
+        if self.between == "changed in place": out = out.relu_()
+        normed = self.norm(out)
+        if self.between == "added": normed = normed + out
+        if self.between == "a gate": normed = normed * (out.detach() > 0)
+        if self.between == "two norms": normed = normed + self.other(out)
+        if self.between == "a second use": normed = normed + self.other(F.conv2d(x, self.conv.weight, self.conv.bias, padding=1))
+        if self.between == "a shape": normed = normed.reshape(out.shape)
+        return self.head(F.relu(normed).mean((2, 3)))
+
+
+def pairs_of(model):
+    norms = GradNorms(model)
+    norms(IMAGES, LABELS)
+    return list(norms.pairs)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("between, pairs", [
+    ("nothing", ["conv.weight"]), ("a shape", ["conv.weight"]), ("changed", []), ("changed in place", []), ("added", []), ("a gate", []),
+    ("two norms", []), ("a second use", [])])
+def test_what_lies_between_a_convolution_and_its_norm(between, pairs):
+    torch.manual_seed(0)
+    model = shake(Paired(between))
+    assert pairs_of(model) == pairs
+    check(model, IMAGES)
+
+
+def test_pairs_of_known_networks():
+    torch.manual_seed(0)
+    assert len(pairs_of(shake(make_model("resnet18", 5, width=8)))) > 10
+    norms = GradNorms(shake(Paired()), parameters=["norm.weight", "norm.bias"])           # the kernel's gradient is not asked for
+    truth = one_by_one(copy.deepcopy(norms.model).double(), IMAGES.double(), LABELS)
+    torch.testing.assert_close(norms(IMAGES, LABELS).double(), total({name: truth[name] for name in norms.chosen}), rtol=1e-5, atol=0)
+    assert not norms.pairs
+
+
+def test_a_hook_sees_what_the_layer_gives():
+    torch.manual_seed(0)
+    model, seen = shake(Paired()), []
+    model.conv.register_forward_hook(lambda layer, args, out: seen.append(out.detach().clone()))
+    grad_norms(model, IMAGES, LABELS)
+    for out in seen:
+        if len(out) == len(IMAGES): torch.testing.assert_close(out, F.conv2d(IMAGES, model.conv.weight, model.conv.bias, padding=1), rtol=1e-4, atol=1e-5)
+    assert any(len(out) == len(IMAGES) for out in seen)
+
+
+@pytest.mark.parametrize("between", ["changed", "added", "a gate", "two norms"])
+def test_a_network_that_goes_another_way_later(between):
+    torch.manual_seed(0)
+    model = shake(Paired())
+    norms = GradNorms(model)
+    norms(IMAGES, LABELS)
+    assert norms.pairs
+    model.between = between
+    truth = total(one_by_one(copy.deepcopy(model).double(), IMAGES.double(), LABELS))
+    torch.testing.assert_close(norms(IMAGES, LABELS).double(), truth, rtol=1e-5, atol=0)
+
+
+def test_statistics_that_change_between_batches():
+    torch.manual_seed(0)
+    model = shake(Paired())
+    norms = GradNorms(model)
+    norms(IMAGES, LABELS)
+    model.norm.running_mean += 1
+    truth = total(one_by_one(copy.deepcopy(model).double(), IMAGES.double(), LABELS))
+    torch.testing.assert_close(norms(IMAGES, LABELS).double(), truth, rtol=1e-5, atol=0)
+
+
+def test_the_first_batch_is_computed_as_the_second():
+    torch.manual_seed(0)
+    norms = GradNorms(shake(make_model("resnet18", 5, width=8)))
+    assert torch.equal(norms(IMAGES, LABELS), norms(IMAGES, LABELS))
+    assert torch.equal(norms(IMAGES, LABELS), grad_norms(norms.model, IMAGES, LABELS))
 
 
 # ---- networks drawn at random
