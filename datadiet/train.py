@@ -92,7 +92,7 @@ RECIPES: dict[str, Recipe] = dict(
     # the paper's protocol: 200 epochs of 390 steps on CIFAR-10, the rate drops after epochs 60, 120 and 160
     paper=Recipe(steps=78_000, milestones=(60 * 390, 120 * 390, 160 * 390), init="lecun", score_epoch=20),
     # ten epochs of CIFAR-10 with make_model("vgg", width=128), on a GPU
-    fast=Recipe(steps=10 * 390, lr=0.2, flip="alternating", smoothing=0.1, precision="bfloat16", score_epoch=2),
+    fast=Recipe(steps=10 * 390, lr=0.2, pad=2, flip="alternating", smoothing=0.1, precision="bfloat16", score_epoch=2),
     # CIFAR-10 on a CPU with make_model("resnet10", width=16): twelve epochs
     cpu=Recipe(steps=12 * 390, lr=0.2, precision="bfloat16", score_epoch=2),
     # Fashion-MNIST on a CPU with make_model("vgg", channels=1, width=16): eight epochs
