@@ -412,7 +412,7 @@ def _find_pairs(norms: "GradNorms", x: Tensor) -> "dict[str, _Pair]":
     modules = list(norms.model.modules())
     if torch.is_autocast_enabled(x.device.type) or not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in modules): return {}
     if any(m._forward_hooks or m._forward_pre_hooks for m in modules): return {}
-    with _Scout() as scout: _run(norms.model, {**norms.weights, **dict(norms.model.named_buffers())}, _fast_layout(x[:1]).clone())
+    with _Scout() as scout: _run(norms.model, {**norms.weights, **dict(norms.model.named_buffers())}, _layout(norms, x[:1]).clone())
     names = {id(p): name for name, p in norms.weights.items()}
     calls = [name for _, args, kwargs in scout.made.values() if (name := names.get(id(_conv_args(*args, **kwargs)[1])))]
     pairs = {}
@@ -511,23 +511,31 @@ def _prepare(norms: "GradNorms", x: Tensor) -> None:
     own, buffers = dict(norms.model.named_parameters()), dict(norms.model.named_buffers())
     version = [torch.is_autocast_enabled(x.device.type), *((id(t), t.data_ptr(), t._version) for t in (own | buffers).values())]
     if version == norms.version: return
-    norms.weights, norms.version, norms.pairs = {name: _fast_layout(p) for name, p in own.items()}, version, {}
+    norms.weights, norms.version = {name: _layout(norms, p) for name, p in own.items()}, version
     norms.pairs = _find_pairs(norms, x)
 
+def _layout(norms: "GradNorms", t: Tensor) -> Tensor:
+    "In the fastest layout that the model bears."
+    return _fast_layout(t) if norms.fast else t.detach().contiguous()
+
 # %% ../nbs/api/35_gradnorm.ipynb #05bc512c
+def _forward(norms: "GradNorms", x: Tensor) -> tuple[Tensor, _Watch]:
+    "The logits, watched; layers are kept apart where they turn out not to be pairs."
+    _prepare(norms, x)
+    watched = lambda: _watched(norms.model, norms.weights, norms.chosen, _layout(norms, x).clone(), norms.tuned, norms.pairs)
+    logits, watch = watched()
+    if watch.astray or any(held.output is not None for held in watch.held.values()):
+        norms.pairs = {}
+        logits, watch = watched()
+    return logits, watch
+
 def _formula_norms(norms: "GradNorms", x: Tensor, y: Tensor, start: int) -> tuple[dict[str, Tensor], _Watch]:
     "The norms that formulas give (0 for other parameters), by one forward and one backward pass."
-    watched = lambda x: _watched(norms.model, norms.weights, norms.chosen, x, norms.tuned, norms.pairs)
-    try:
-        _prepare(norms, x)
-        logits, watch = watched(_fast_layout(x).clone())
-        if watch.astray or any(held.output is not None for held in watch.held.values()):
-            norms.pairs = {}
-            logits, watch = watched(_fast_layout(x).clone())
+    try: logits, watch = _forward(norms, x)
     except RuntimeError as error:                   # a model that calls view() where channels come last
-        if "view size is not compatible" not in str(error): raise
-        norms.weights, norms.pairs = {name: p.detach() for name, p in norms.model.named_parameters()}, {}
-        logits, watch = watched(x.clone(memory_format=torch.contiguous_format))
+        if not norms.fast or "view size is not compatible" not in str(error): raise
+        norms.fast, norms.version = False, None
+        logits, watch = _forward(norms, x)
     _check_logits(norms, logits, len(x), y, start)
     with torch.enable_grad(), torch.autocast(x.device.type, enabled=False):
         total = norms.loss(logits, y).sum()
@@ -579,7 +587,7 @@ class GradNorms:
         self.model, self.per_parameter, self.chunk_size = model, per_parameter, chunk_size
         self.chosen, self.loss, self.method = _chosen(model, parameters), unreduced(loss), method
         self.tuned, self.pending, self.weights, self.version, self.classes = {} if method == "tune" else None, [], {}, None, 0
-        self.pairs: dict[str, _Pair] = {}
+        self.pairs, self.fast = {}, True
 
     @torch.inference_mode(False)
     def __call__(self, images: Tensor, labels: Tensor, start: int = 0) -> Tensor | dict[str, Tensor]:

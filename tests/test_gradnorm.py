@@ -328,6 +328,25 @@ def test_a_network_that_goes_another_way_later(between):
     torch.testing.assert_close(norms(IMAGES, LABELS).double(), truth, rtol=1e-5, atol=0)
 
 
+def test_a_network_that_does_not_bear_channels_last_is_asked_once():
+    torch.manual_seed(0)
+    seen = []
+
+    class Counting(View):
+        def forward(self, x):
+            seen.append(len(x))
+            return super().forward(x)
+
+    model = shake(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(True), Counting(), nn.Linear(8 * 256, 5)))
+    norms = GradNorms(model)
+    norms(IMAGES, LABELS)
+    assert list(norms.pairs) == ["0.weight"]
+    seen.clear()
+    found = norms(IMAGES, LABELS)
+    assert seen == [5]
+    torch.testing.assert_close(found.double(), total(one_by_one(copy.deepcopy(model).double(), IMAGES.double(), LABELS)), rtol=1e-5, atol=0)
+
+
 def test_statistics_that_change_between_batches():
     torch.manual_seed(0)
     model = shake(Paired())
