@@ -26,7 +26,8 @@ from .train import Recipe
 # %% ../nbs/api/82_compare.ipynb #e782d97a
 def _choose(name: str, selection: Callable | tuple[Callable, Scores], fraction: float, seed: int, n: int) -> np.ndarray:
     "The indices that a selection keeps, int64 and sorted; ValueError unless they are round(fraction·n) different examples."
-    rule, scores = selection if isinstance(selection, tuple) else (selection, None)
+    rule, scores = selection if isinstance(selection, tuple) and len(selection) == 2 else (selection, None)
+    if not callable(rule): raise ValueError(f"selections[{name!r}] is {selection!r}: must be a function, or a pair (rule, scores)")
     kept = np.asarray(rule(fraction, seed=seed) if scores is None else rule(scores, fraction, seed=seed))
     size = max(1, round(fraction * n))
     if kept.dtype.kind not in "iu" or kept.shape != (size,):

@@ -237,7 +237,7 @@ def from_arrays(images: np.ndarray | Tensor, labels: np.ndarray | Tensor, classe
     images, labels = _pixels(torch.as_tensor(images)), _whole_labels(torch.as_tensor(labels))
     if classes is None: classes = [str(k) for k in range(max(int(labels.max()) + 1 if len(labels) else 0, 1))]
     measured = _channel_stats(images) if mean is None or std is None else (mean, std)
-    data = Images(images, labels, tuple(classes), name, split, *map(tuple, measured), source=source)
+    data = Images(images, labels, tuple(classes), name, split, *(tuple(s) if np.ndim(s) else (s,) for s in measured), source=source)
     if split == "train": _check_classes(data)
     return data
 
@@ -587,8 +587,11 @@ def predict(model: nn.Module, data: Data, batch_size: int = 512) -> Tensor:
         float32, N×K, on the CPU, in the order of `data`.
 
     Raises:
-        ValueError: For an output that is not B×K, NaN or inf in it (naming the first such example), or a batch size below 1.
+        ValueError: For data of another kind, an output that is not B×K, NaN or inf in it (naming the first such example), or a batch
+            size below 1.
     """
+    if not isinstance(data, Data):
+        raise ValueError(f"data is a {type(data).__name__}: must be a data set of this package, from load() or as_data()")
     device = next(model.parameters(), torch.empty(0)).device
     with eval_mode(model), torch.no_grad():
         fast = fast_copy(model, data.peek(device))

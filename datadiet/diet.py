@@ -308,6 +308,10 @@ def _check_curve(train: Data, test: Data, scores: Mapping[str, Scores], fraction
                  lowest: Sequence[str], recipe: Recipe, seeds: int) -> list[float]:
     "The fractions as a list; ValueError for a curve that could not be finished."
     fractions = [check_fraction(f, "fractions") for f in fractions]
+    twice = [f for f in fractions if fractions.count(f) > 1]
+    if twice: raise ValueError(f"fractions={fractions}: holds {twice[0]:g} more than once, and the curve has one point for each")
+    taken = scores.keys() & {"full", "random", *(f"{name}_lowest" for name in lowest)}
+    if taken: raise ValueError(f"scores holds {min(taken)!r}: the curve has another row of this name, choose a different one")
     for s in scores.values(): s.check(train)
     unknown = [name for name in lowest if name not in scores]
     if unknown: raise ValueError(f"lowest={unknown}: must be names of the scores given, {', '.join(scores)}")
