@@ -388,6 +388,7 @@ def _conv_norm(watch, pair, input, weight, bias=None, stride=1, padding=0, dilat
         ("weight", "bias", "gamma", "beta"): lambda g: _tuned_conv(watch.tuned, squares, input, g, window, among=GRADIENTS)},
         lambda anchor: F.conv2d(input, pair.kernel, pair.shift, stride, padding, dilation), pair.norm)
 
+# %% ../nbs/api/35_gradnorm.ipynb #08e2edc6
 def _pair_of(names: dict[int, str], output, conv, norm) -> tuple[str, _Pair] | None:
     "The kernel's name and the pair, from a convolution's output and the arguments of both layers; None where they cannot be one."
     (input, weight, bias, stride, padding, dilation, groups), (mean, var, gamma, beta, eps) = conv, norm
@@ -506,6 +507,7 @@ def _batch_size(norms: "GradNorms", image: Tensor) -> int:
     on_cpu = next(iter(norms.chosen.values())).device.type == "cpu"
     return min(512, max(64 * torch.get_num_threads(), 3 * 2**16 // max(1, image.numel()))) if on_cpu else 512
 
+# %% ../nbs/api/35_gradnorm.ipynb #1be9a6c8
 def _prepare(norms: "GradNorms", x: Tensor) -> None:
     "The model's weights in the fastest layout, and the layers that can be one: made anew when the model has changed."
     own, buffers = dict(norms.model.named_parameters()), dict(norms.model.named_buffers())
@@ -529,6 +531,7 @@ def _forward(norms: "GradNorms", x: Tensor) -> tuple[Tensor, _Watch]:
         logits, watch = watched()
     return logits, watch
 
+# %% ../nbs/api/35_gradnorm.ipynb #4e802243
 def _formula_norms(norms: "GradNorms", x: Tensor, y: Tensor, start: int) -> tuple[dict[str, Tensor], _Watch]:
     "The norms that formulas give (0 for other parameters), by one forward and one backward pass."
     try: logits, watch = _forward(norms, x)

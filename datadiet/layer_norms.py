@@ -134,6 +134,7 @@ def conv_winograd(x: Tensor, g: Tensor, window: Window) -> Tensor:
         m = _sums([(first, plus + minus, .5), (plus / 2, minus, -.5), (last, plus + minus, .5)])
     return m.flatten(1, 2)
 
+# %% ../nbs/api/34_layer_norms.ipynb #68622c6d
 def _seconds(t: Tensor, dim: int, first: int, count: int) -> Tensor:
     "Every second one of `count` places along `dim`, beginning with number `first`, as a view."
     return t[(slice(None),) * dim + (slice(first, first + count - 1, 2),)]
@@ -167,15 +168,15 @@ def _sum(parts: list[Tensor]) -> Tensor:
     return total
 
 # %% ../nbs/api/34_layer_norms.ipynb #5bea9869
-def conv_native(x: Tensor, g: Tensor, window: Window, groups: int = 1) -> Tensor:
+def conv_native(x: Tensor, g: Tensor, window: Window) -> Tensor:
     "∇W as B×1×O×(rows·columns·C) by torch's own gradient, of one convolution with the examples for its groups."
     B, C, O = len(x), x.shape[3], g.shape[3]
     x, g = (t.permute(1, 2, 0, 3).flatten(2)[None].permute(0, 3, 1, 2) for t in (x, g))          # 1×(B·C)×H×W, channels last
     x = window.pad(x, channels_last=False) if any(a != b for a, b in window.padding) else x
     padding = [0, 0] if any(a != b for a, b in window.padding) else [a for a, _ in window.padding]
-    weight = x.new_empty(B * O, C // groups, *window.kernel).contiguous(memory_format=torch.channels_last)
+    weight = x.new_empty(B * O, C, *window.kernel).contiguous(memory_format=torch.channels_last)
     gradient = torch.ops.aten.convolution_backward(
-        g, x, weight, None, window.stride, padding, window.dilation, False, [0, 0], B * groups, [False, True, False])[1]
+        g, x, weight, None, window.stride, padding, window.dilation, False, [0, 0], B, [False, True, False])[1]
     return gradient.permute(0, 2, 3, 1).reshape(B, 1, O, -1)
 
 # %% ../nbs/api/34_layer_norms.ipynb #1ca7d809
@@ -202,7 +203,6 @@ def conv_squares(x: Tensor, g: Tensor, window: Window, groups: int = 1, method: 
     "‖∇W‖² of every example for `F.conv2d`, from its input x B×C×H×W and its output's gradient g B×O×h×w."
     x, g = _alike(x, g)
     method = method or conv_method(x, g, window, groups)
-    if method == "native": return in_chunks(lambda x, g: squared(conv_native(x, g, window, groups)), *_pixels(x, g), _largest(method, x, g, window))
     x, g = (t.reshape(len(t) * groups, t.shape[1] // groups, *t.shape[2:]) for t in (x, g))
     form = GRAMS.get(method) or (lambda *layer: squared(GRADIENTS[method](*layer)))
     return in_chunks(lambda x, g: form(x, g, window), *_pixels(x, g), _largest(method, x, g, window)).view(-1, groups).sum(1)

@@ -146,8 +146,9 @@ def test_torchs_own_way_where_the_rule_takes_it(channels, size, kernel, stride, 
 
 @pytest.mark.parametrize("method", [*GRADIENTS, *GRAMS])
 def test_every_method_in_a_whole_network(method, monkeypatch):
-    chosen = lambda x, g, window, groups: method if method != "winograd" or paired(g, window) else "product"
-    monkeypatch.setattr("datadiet.layer_norms.conv_method", chosen)
+    chosen = lambda x, g, window, groups=1: method if method != "winograd" or paired(g, window) else "product"
+    for place in ("layer_norms.conv_method", "gradnorm.conv_method"): monkeypatch.setattr(f"datadiet.{place}", chosen)
+    if method in GRADIENTS: monkeypatch.setattr("datadiet.layer_norms.gradient_method", chosen)          # layers in pairs
     torch.manual_seed(0)
     check(shake(make_model("resnet18", 5, width=8)), IMAGES[:3], LABELS[:3], known=True)
     check(shake(vgg_like()), IMAGES[:3], LABELS[:3], known=True)
