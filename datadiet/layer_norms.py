@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['LINEAR', 'GRADIENTS', 'GRAMS', 'squared', 'by_product', 'by_gram', 'linear_method', 'linear_squares',
            'positions_last', 'positions_first', 'in_chunks', 'Window', 'conv_unfold', 'conv_patches', 'conv_product',
-           'conv_winograd', 'paired', 'conv_pixels', 'conv_native', 'conv_method', 'gradient_method', 'conv_squares',
-           'conv_candidates', 'batchnorm_squares', 'conv_norm_squares', 'embedding_squares']
+           'conv_winograd', 'winograd_fits', 'conv_pixels', 'conv_native', 'conv_method', 'gradient_method',
+           'conv_squares', 'conv_candidates', 'batchnorm_squares', 'conv_norm_squares', 'embedding_squares']
 
 # %% ../nbs/api/34_layer_norms.ipynb #2dafdf59
 from dataclasses import dataclass
@@ -119,8 +119,8 @@ def conv_product(x: Tensor, g: Tensor, window: Window) -> Tensor:
 
 # %% ../nbs/api/34_layer_norms.ipynb #f9fc658d
 def conv_winograd(x: Tensor, g: Tensor, window: Window) -> Tensor:
-    "∇W as B×(rows·columns)×O×C, with 16 products for 36. ValueError for a convolution that is not `paired`."
-    if not paired(g.permute(0, 3, 1, 2), window): raise ValueError("method='winograd' is for 3×3 kernels, no strides and an even size: choose another.")
+    "∇W as B×(rows·columns)×O×C, with 16 products for 36. ValueError for a convolution that is not `winograd_fits`."
+    if not winograd_fits(g.permute(0, 3, 1, 2), window): raise ValueError("method='winograd' is for 3×3 kernels, no strides and an even size: choose another.")
     (h, w), x = g.shape[1:3], window.pad(x)
     for dim, count in ((1, h), (3, w)):                            # rows; then, behind the new axis, columns
         a, b, c, d = (_seconds(x, dim, k, count) for k in range(4))
@@ -146,7 +146,7 @@ def _sums(terms: list[tuple[Tensor, Tensor, float]]) -> Tensor:
     for slot, (left, right, factor) in zip(out.unbind(1), terms): torch.add(left, right, alpha=factor, out=slot)
     return out
 
-def paired(g: Tensor, window: Window) -> bool:
+def winograd_fits(g: Tensor, window: Window) -> bool:
     "Whether g B×O×h×w can be taken in squares of 2×2 places: a 3×3 kernel, not dilated, no strides, and an even height and width."
     return (window.kernel, window.stride, window.dilation) == ((3, 3), (1, 1), (1, 1)) and g.shape[2] % 2 == g.shape[3] % 2 == 0
 
@@ -192,7 +192,7 @@ def gradient_method(x: Tensor, g: Tensor, window: Window, groups: int = 1) -> st
     "The method among those that compute the gradient itself."
     C, own = x.shape[1] // groups, x.device.type == "cpu" and window.kernel != (1, 1)              # where torch's own may be faster
     if own and x.dtype == torch.float32 and 8 <= C < 64 and g.shape[2] * g.shape[3] >= 16 * C: return "native"
-    if own and window.stride == (1, 1) and x[0].numel() > 20480: return "winograd" if paired(g, window) and groups == 1 else "native"
+    if own and window.stride == (1, 1) and x[0].numel() > 20480: return "winograd" if winograd_fits(g, window) and groups == 1 else "native"
     return "product" if C >= 8 else "unfold"
 
 # %% ../nbs/api/34_layer_norms.ipynb #e547f860
@@ -224,7 +224,7 @@ def conv_candidates(x: Tensor, g: Tensor, window: Window, groups: int = 1) -> li
     one = [t[:1, :t.shape[1] // groups] for t in (x, g)]
     out = set(GRAMS) if x.dtype == torch.float64 else set()
     if window.kernel == (1, 1): out.add("native")
-    if not paired(g, window): out.add("winograd")
+    if not winograd_fits(g, window): out.add("winograd")
     return [m for m in (*GRADIENTS, *GRAMS) if m not in out and _largest(m, *one, window) <= 2**25]
 
 # %% ../nbs/api/34_layer_norms.ipynb #1f3e239e

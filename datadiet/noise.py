@@ -22,7 +22,7 @@ from .core import derive_seed, seeded
 from .data import Data, predict
 from .export import check_indices
 from .inputs import class_numbers
-from .prune import hardness
+from .prune import hardness, ranking
 from .scores import Scores
 from .train import Recipe, fit
 
@@ -41,9 +41,7 @@ def rank_suspects(scores: Scores | Sequence | np.ndarray | Tensor, seed: int = 0
     Raises:
         ValueError: For NaN, another shape than N ≥ 1, or an unknown direction.
     """
-    suspicion = hardness(scores, hardest)
-    shuffle = np.random.default_rng(derive_seed(seed, "noise/ties")).permutation(len(suspicion))
-    return shuffle[np.argsort(-suspicion[shuffle], kind="stable")].astype(np.int64)
+    return ranking(-hardness(scores, hardest), seed, "noise/ties")
 
 # %% ../nbs/api/60_noise.ipynb #f043430b
 def _check_wrong(wrong: Sequence | np.ndarray | Tensor, n: int, both: bool = True) -> np.ndarray:

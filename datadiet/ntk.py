@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vmap
 
-from .core import derive_seed, eval_mode
+from .core import eval_mode
+from .prune import ranking
 
 # %% ../nbs/api/65_ntk.ipynb #1a1be204
 def _tensors(model: nn.Module, state: dict[str, Tensor] | None = None) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -198,10 +199,9 @@ def consecutive_groups(scores: Sequence | np.ndarray | Tensor, size: int, count:
     for name, value in dict(size=size, count=count).items():
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not 1 <= size * count <= len(values) or value < 1:
             raise ValueError(f"{name}={value!r}: size and count must be whole numbers of at least 1 with size·count at most {len(values)}, the number of scores")
-    shuffle = np.random.default_rng(derive_seed(seed, "ntk/ties")).permutation(len(values))
-    order = shuffle[np.argsort(values[shuffle], kind="stable")]
+    order = ranking(values, seed, "ntk/ties")
     starts = [j * (len(values) - size) // max(1, count - 1) for j in range(count)]
-    return np.stack([order[start:start + size] for start in starts]).astype(np.int64)
+    return np.stack([order[start:start + size] for start in starts])
 
 # %% ../nbs/api/65_ntk.ipynb #006fc437
 def kernel_velocity(model: nn.Module, before: dict[str, Tensor], after: dict[str, Tensor], delta: float, images: Tensor,

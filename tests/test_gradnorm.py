@@ -12,7 +12,7 @@ from torchvision.models import VisionTransformer
 from torchvision.models.resnet import Bottleneck, ResNet
 
 from datadiet.gradnorm import GradNorms, grad_norms
-from datadiet.layer_norms import GRADIENTS, GRAMS, Window, conv_method, conv_squares, paired
+from datadiet.layer_norms import GRADIENTS, GRAMS, Window, conv_method, conv_squares, winograd_fits
 from datadiet.models import make_model
 
 LABELS = torch.arange(5)
@@ -123,7 +123,7 @@ def test_every_method_of_a_convolution_in_single_precision(method):
         layer, x = nn.Conv2d(8, 12, 3, stride, 2, dilation, groups, bias=False), torch.randn(4, 8, 10, 10)
         g = torch.randn_like(layer(x))
         window = Window((3, 3), (stride,) * 2, ((2, 2),) * 2, (dilation,) * 2)
-        if method == "winograd" and not paired(g, window): continue
+        if method == "winograd" and not winograd_fits(g, window): continue
         truth = [torch.autograd.grad((layer(a) * b).sum(), layer.weight)[0].norm() for a, b in zip(x.split(1), g.split(1))]
         found = conv_squares(x, g, window, groups, method).sqrt()
         torch.testing.assert_close(found, torch.stack(truth).double(), rtol=1e-5, atol=0)
@@ -146,7 +146,7 @@ def test_torchs_own_way_where_the_rule_takes_it(channels, size, kernel, stride, 
 
 @pytest.mark.parametrize("method", [*GRADIENTS, *GRAMS])
 def test_every_method_in_a_whole_network(method, monkeypatch):
-    chosen = lambda x, g, window, groups=1: method if method != "winograd" or paired(g, window) else "product"
+    chosen = lambda x, g, window, groups=1: method if method != "winograd" or winograd_fits(g, window) else "product"
     for place in ("layer_norms.conv_method", "gradnorm.conv_method"): monkeypatch.setattr(f"datadiet.{place}", chosen)
     if method in GRADIENTS: monkeypatch.setattr("datadiet.layer_norms.gradient_method", chosen)          # layers in pairs
     torch.manual_seed(0)
