@@ -23,6 +23,7 @@ from torch import nn
 from .core import check_fraction, default_device, derive_seed, eval_mode, num_threads, provenance, seeded
 from .data import Data, Images, check_logits, forward
 from .dynamics import TRACKERS
+from .gradnorm import check_loss, unreduced
 from .inputs import as_data
 from .models import make_model
 from .prune import keep_highest, keep_lowest, keep_random, keep_window
@@ -58,6 +59,12 @@ def _check_model(model: str | Callable[[], nn.Module], width: int | None, data: 
         net = make_model(model, data.n_classes, data.channels, width) if isinstance(model, str) else model()
         with eval_mode(net), torch.no_grad(): check_logits(forward(net, data.peek()), min(2, len(data)), data.n_classes)
     return sum(p.numel() for p in net.parameters())
+
+# %% ../nbs/api/80_diet.ipynb #8eefc295
+def _check_loss(loss: Callable | None, names: Iterable[str], data: Data) -> None:
+    "ValueError for a loss of one's own from which one of these scores cannot be made, before anything is trained."
+    if loss and {"loss", "grand", "grand_last_layer"} & set(names):
+        check_loss(unreduced(loss), torch.zeros(1, data.n_classes), data.labels[:1].cpu())
 
 # %% ../nbs/api/80_diet.ipynb #f019da5c
 def _carry_out(plan: Sequence[RunSpec], read: Callable[[RunResult], object], store: str | os.PathLike | None,
@@ -151,6 +158,7 @@ def score_dataset(data: Any, model: str | Callable[[], nn.Module] = "resnet18", 
     recipe_, device = _recipe(recipe), torch.device(device or default_device())
     names = [score] if isinstance(score, str) else list(score)
     n_parameters = _check_model(model, width, data)
+    _check_loss(loss, names, data)
     alone = loss is not None or not isinstance(data, Images)
     if together is None: together = device.type != "cpu" and n_parameters <= 1_000_000 and not alone
     if together and alone: raise ValueError("together=True: only images are trained together, with cross-entropy; leave it out")
@@ -225,6 +233,7 @@ def score_path(data: Any, model: str | Callable[[], nn.Module] = "resnet18", rec
     recipe_, device = _recipe(recipe), torch.device(device or default_device())
     names, epochs = [score] if isinstance(score, str) else list(score), list(epochs)
     _check_model(model, width, data)
+    _check_loss(loss, names, data)
     if not epochs: raise ValueError("epochs is empty: must hold at least one time at which to score")
     if 0 in epochs and set(names) & set(TRACKERS):
         raise ValueError(f"epochs={epochs}: {', '.join(name for name in names if name in TRACKERS)} cannot be taken at 0, before any step")

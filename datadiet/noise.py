@@ -18,11 +18,11 @@ from sklearn.model_selection import StratifiedKFold
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .core import derive_seed, seeded
+from .core import derive_seed, ranking, seeded
 from .data import Data, predict
 from .export import check_indices
 from .inputs import class_numbers
-from .prune import hardness, ranking
+from .prune import hardness
 from .scores import Scores
 from .train import Recipe, fit
 

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vmap
 
-from .core import eval_mode
-from .prune import ranking
+from .core import eval_mode, ranking
 
 # %% ../nbs/api/65_ntk.ipynb #1a1be204
 def _tensors(model: nn.Module, state: dict[str, Tensor] | None = None) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
