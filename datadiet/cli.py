@@ -38,7 +38,7 @@ app = typer.Typer(name="datadiet", add_completion=False, pretty_exceptions_enabl
 
 DataName = Annotated[str, typer.Argument(metavar="DATA", help="digits, fashion_mnist, cifar10, cifar100, cinic10, an .npz file or a folder of images.")]
 Root = Annotated[Optional[Path], typer.Option(help="Folder to look for named data sets in, before $DATADIET_DATA.")]
-Model = Annotated[str, typer.Option(help="resnet10, resnet18, resnet50, small_cnn, vgg or mlp.")]
+Model = Annotated[str, typer.Option(help="resnet10, resnet18, resnet50, small_cnn, vgg, fast_cnn or mlp.")]
 Width = Annotated[Optional[int], typer.Option(help="Width of the network; default: the model's own.")]
 RecipeName = Annotated[str, typer.Option("--recipe", help=f"How to train: {', '.join(RECIPES)}.")]
 Workers = Annotated[Optional[int], typer.Option(help="Trainings side by side on a CPU; default: one a core.")]

@@ -94,8 +94,9 @@ class RunSpec:
         "The spec for JSON; the kept indices as their number and their hash."
         about = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         about |= dict(recipe=dataclasses.asdict(self.recipe), until=self.last)
+        if self.recipe.bias_lr == 1: del about["recipe"]["bias_lr"]     # specs have the hash that they had before there was a choice
         about["kept"] = None if self.kept is None else dict(n=len(self.kept), hash=array_hash(self.kept))
-        if self.loss is None: del about["loss"]                         # specs have the hash that they had before there was a choice
+        if self.loss is None: del about["loss"]                         # neither for a loss
         return json.loads(json.dumps(about, default=operator.index))    # whole numbers of numpy's become Python's
 
     @property

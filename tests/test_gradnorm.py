@@ -93,7 +93,7 @@ WORDS = torch.tensor([[1, 2, 1, 3, 1, 0, 0], [4] * 7, [5, 6, 5, 6, 7, 8, 0], [0]
 MODELS = dict(
     resnet18=(lambda: make_model("resnet18", 5, width=8), IMAGES), resnet50=(lambda: make_model("resnet50", 5, width=4), IMAGES),
     mlp=(lambda: make_model("mlp", 5, width=32), IMAGES), small_cnn=(lambda: make_model("small_cnn", 5), IMAGES),
-    vgg=(vgg_like, IMAGES), text=(Text, WORDS),
+    fast_cnn=(lambda: make_model("fast_cnn", 5, width=8), IMAGES), vgg=(vgg_like, IMAGES), text=(Text, WORDS),
     resnext=(lambda: ResNet(Bottleneck, [1, 1, 1, 1], num_classes=5, groups=4, width_per_group=8), torch.randn(5, 3, 33, 33)))
 
 
