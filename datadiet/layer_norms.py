@@ -119,7 +119,7 @@ def conv_product(x: Tensor, g: Tensor, window: Window) -> Tensor:
 
 # %% ../nbs/api/34_layer_norms.ipynb #f9fc658d
 def conv_winograd(x: Tensor, g: Tensor, window: Window) -> Tensor:
-    "∇W as B×(rows·columns)×O×C, with 16 products for 36. ValueError for a convolution that is not `winograd_fits`."
+    "∇W as B×(rows·columns)×O×C, with 16 products for 36. ValueError for a convolution that `winograd_fits` refuses."
     if not winograd_fits(g.permute(0, 3, 1, 2), window): raise ValueError("method='winograd' is for 3×3 kernels, no strides and an even size: choose another.")
     (h, w), x = g.shape[1:3], window.pad(x)
     for dim, count in ((1, h), (3, w)):                            # rows; then, behind the new axis, columns
