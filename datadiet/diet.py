@@ -446,7 +446,7 @@ TIERS: dict[str, Tier] = dict(
     digits=Tier("digits", "small_cnn", 16, RECIPES["digits"], 10, 10, 5, _MANY, (1, 2, 4, 8, 16)),
     fashion=Tier("fashion_mnist", "vgg", 16, _HALF, 5, 5, 3, (.5, .3, .1), (.5, 1, 2)),
     cpu=Tier("cifar10", "resnet10", 16, RECIPES["cpu"], 10, 3, 2, (.5,), (1, 2, 4, 6)),
-    fast=Tier("cifar10", "fast_cnn", 64, RECIPES["fast"], 10, 10, 5, _MANY, (.5, 1, 2, 4)),
+    fast=Tier("cifar10", "fast_cnn", 96, RECIPES["fast"], 10, 10, 5, _MANY, (.5, 1, 2, 4)),
     paper=Tier("cifar10", "resnet18", 64, RECIPES["paper"], 10, 10, 4, (.9, .7, .5, .4), (1, 2, 5, 10, 20, 50)))
 
 # %% ../nbs/api/80_diet.ipynb #aef20fc0

@@ -94,7 +94,7 @@ class Recipe:
 RECIPES: dict[str, Recipe] = dict(
     # the paper's protocol: 200 epochs of 390 steps on CIFAR-10, the rate drops after epochs 60, 120 and 160
     paper=Recipe(steps=78_000, milestones=(60 * 390, 120 * 390, 160 * 390), init="lecun", score_epoch=20),
-    # ten epochs of CIFAR-10 with make_model("fast_cnn"), on a GPU; arXiv:2404.00498 has the ideas
+    # ten epochs of CIFAR-10 with make_model("fast_cnn", width=96), on a GPU; arXiv:2404.00498 has the ideas
     fast=Recipe(steps=10 * 390, lr=0.15, weight_decay=1e-3, pad=2, flip="alternating", smoothing=0.1, precision="bfloat16", bias_lr=64),
     # CIFAR-10 on a CPU with make_model("resnet10", width=16): twelve epochs
     cpu=Recipe(steps=12 * 390, lr=0.2, precision="bfloat16", score_epoch=2),
