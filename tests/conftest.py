@@ -1,6 +1,7 @@
 """What all tests share: a copy of the project to work in, commands with readable failures, the line at the end."""
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,11 @@ NOTEBOOKS = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("nbs/
 
 def pytest_addoption(parser):
     parser.addoption("--long", action="store_true", help="run the tests that take minutes, too")
+
+
+def pytest_configure(config):
+    "Ctrl-C works in what the tests start, even where a shell started them in the background, with SIGINT ignored."
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config, items):

@@ -8,7 +8,7 @@ from conftest import NOTEBOOKS, ROOT, run, tool
 # kB of outputs in a notebook; more than the usual only with a reason
 USUAL, LARGER = 150, {
     "nbs/benchmarks/10_gradnorm.ipynb": (200, "two figures of twenty bars for three networks each, and a grid for each kind of convolution"),
-    "nbs/experiments/60_score_atlas.ipynb": (500, "every score with every other for each of three tiers, the images at both ends, and a gallery"),
+    "nbs/experiments/60_score_atlas.ipynb": (400, "every score with every other for each tier, the images at both ends, and a gallery"),
 }
 
 
