@@ -160,7 +160,7 @@ def make_model(
         channels: Channels of the images, at least 1: 1 for grey, 3 for colour.
         width: Channels of the first stage (`small_cnn`: 16, the other convolutional ones: 64) or units of the hidden layers
             (`mlp`: 256). None stands for the number in brackets.
-        init: "torch" for the defaults of PyTorch's layers, "lecun" for the paper's (see `init_lecun_`).
+        init: "torch" for the defaults of PyTorch's layers (`fast_cnn` has its own), "lecun" for the paper's (see `init_lecun_`).
 
     Returns:
         A network in training mode that maps float images N×C×H×W to float logits N×K. It accepts any size

@@ -41,13 +41,13 @@ class Recipe:
         pad: Pixels of padding before the random crop, see `augment`; 0: no crop. Concerns images (inputs B×C×H×W) only.
         flip: Whether images are mirrored at random, see `augment`; or "alternating", see `mirrored`.
         smoothing: The share of each label that is spread evenly over all classes; 0: none.
-        precision: In what products are computed, "float32" or "bfloat16"; weights, sums and updates are always float32.
+        precision: In what convolutions and products are computed, "float32" or "bfloat16"; weights, their updates and the loss are always float32.
         init: The initialisation for `make_model`, "torch" or "lecun".
         score_epoch: When scores are taken, in epochs of the full data set.
         bias_lr: The factor of the learning rate of all biases; their weight decay is divided by it, so that it acts as on the weights.
 
     Raises:
-        ValueError: For a number outside its range, an unknown `flip` or an unknown precision.
+        ValueError: For a number outside its range, an unknown `flip`, precision or initialisation.
     """
     steps: int
     batch_size: int = 128
@@ -70,6 +70,12 @@ class Recipe:
             ("steps", self.steps >= 1, "at least 1"),
             ("batch_size", self.batch_size >= 1, "at least 1"),
             ("lr", 0 < self.lr < math.inf, "above 0 and finite"),
+            ("momentum", 0 <= self.momentum < 1, "at least 0 (none) and below 1"),
+            ("weight_decay", 0 <= self.weight_decay < math.inf, "at least 0 (none) and finite"),
+            ("milestones", all(step >= 1 for step in self.milestones), "steps, each at least 1"),
+            ("gamma", 0 < self.gamma < math.inf, "above 0 and finite"),
+            ("init", self.init in ("torch", "lecun"), "'torch' or 'lecun'"),
+            ("score_epoch", 0 <= self.score_epoch < math.inf, "at least 0 (before the first step) and finite"),
             ("bias_lr", 0 < self.bias_lr < math.inf, "above 0 and finite"),
             ("warmup", 0 <= self.warmup <= 1, "from 0 to 1, a share of the steps"),
             ("pad", self.pad >= 0, "at least 0 pixels (0: no crop)"),
@@ -312,11 +318,14 @@ class Training:
 
 # %% ../nbs/api/30_train.ipynb #7ea1e002
 def products_in(precision: str, device: torch.device) -> torch.autocast:
-    """Within the block torch computes products in this precision and everything else in float32.
+    """Within the block torch computes convolutions and products in this precision, and what lies between them in whatever type these give.
 
     Args:
         precision: "float32" or "bfloat16".
         device: Where.
+
+    Returns:
+        A context manager, which changes nothing for "float32". Weights stay float32 either way.
 
     Raises:
         ValueError: For another precision.
