@@ -23,7 +23,7 @@ quickstart: $(READY)  ## score the digits, prune them, train again: the table an
 figures: $(READY)  ## the paper's figures; TIER=digits takes minutes, fashion and cpu hours, fast and paper a GPU
 	DATADIET_TIER=$(TIER) $(BIN)/python tools/run_notebook.py $(EXPERIMENTS)
 
-test: $(READY)  ## run every notebook and every test
+test: $(READY)  ## run every notebook, without what takes hours, and the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --ignore=tests/docs
 
 docs: $(READY)  ## build the site into _docs/
@@ -46,7 +46,7 @@ wheel: $(READY)  ## build dist/ and try the wheel in an environment of its own, 
 	build/clean/bin/pip install dist/*.whl
 	cd build && clean/bin/datadiet --version && clean/bin/python -c 'import datadiet.diet, datadiet.plot, datadiet.cli; print(datadiet.__file__)'
 
-bench: .venv/.bench  ## measure speed and memory beside the other libraries: an hour
+bench: .venv/.bench  ## measure speed and memory beside the other libraries: two hours; needs CIFAR-10 and Fashion-MNIST
 	$(BIN)/python tools/run_notebook.py --flags slow $(BENCHMARKS)
 	@echo
 	@echo 'the tables              nbs/results/bench_*.csv'
@@ -54,7 +54,7 @@ bench: .venv/.bench  ## measure speed and memory beside the other libraries: an 
 bench-gpu: .venv/.bench  ## measure on a CUDA device: minutes
 	$(BIN)/python tools/run_notebook.py --flags gpu $(BENCHMARKS)
 	@echo
-	@echo 'the table               nbs/results/bench_gradnorm_gpu.csv'
+	@echo 'the tables              nbs/results/bench_*_gpu.csv'
 
 # .venv holds what these two files ask for: when one of them changes, pip installs what is missing
 $(READY): settings.ini setup.py
