@@ -596,9 +596,11 @@ def predict(model: nn.Module, data: Data, batch_size: int = 512) -> Tensor:
     with eval_mode(model), torch.no_grad():
         fast = fast_copy(model, data.peek(device))
         layout = torch.contiguous_format if fast is model else torch.channels_last
-        steps = ((each(lambda t: t.contiguous(memory_format=layout), x), y) for _, x, y in batches(data, batch_size, device))
-        parts = [check_logits(forward(fast, x), len(y), data.n_classes).float().cpu() for x, y in steps]
-    logits = torch.cat(parts)
+        logits, start = torch.empty(len(data), data.n_classes), 0                # one piece: many small ones keep freed memory from being joined
+        for _, x, y in batches(data, batch_size, device):
+            found = forward(fast, each(lambda t: t.contiguous(memory_format=layout), x))
+            logits[start:start + len(y)] = check_logits(found, len(y), data.n_classes)
+            start += len(y)
     wrong = (~logits.isfinite().all(1)).nonzero().flatten()
     if len(wrong):
         raise ValueError(f"the model's logits are NaN or infinite for {len(wrong)} of {len(data)} examples, first for example "
