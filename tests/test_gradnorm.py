@@ -64,9 +64,11 @@ def check(model, images, labels=LABELS, known=None, rounding=0.):
         found = grad_norms(model, images, labels)
         assert (found / total(truth) - 1).abs().max() <= 1e-5
         whole = grad_norms(exact, wide, labels)
-        for size in (1, 2):                                # in double precision: in single, two orders of summation differ by more than one bit
+        for size in (1, 2):
             assert (grad_norms(exact, wide, labels, chunk_size=size) / whole - 1).abs().max() <= 1e-10
-            assert (grad_norms(model, images, labels, chunk_size=size) / total(truth) - 1).abs().max() <= 1e-5
+            chunked = grad_norms(model, images, labels, chunk_size=size)
+            if not rounding: assert (chunked / found - 1).abs().max() <= 1e-6
+            assert (chunked / total(truth) - 1).abs().max() <= 1e-5       # drawn networks: in single precision two orders of summation may differ by more
 
 
 class View(nn.Module):
